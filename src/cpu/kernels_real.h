@@ -157,8 +157,8 @@ static void X(gradient_sums)(int64_t rows, int64_t cols, const void *g_, int64_t
 {
     const real *g = g_, *u = u_;
     int64_t i = 0;
-    for (; i + 16 <= rows; i += 16)
-        X(sums_group)(16, i == 0, cols, g + i * ldg, ldg, u + i * ldu, ldu, m, sum_g, sum_gu);
+    for (; i + SUMS <= rows; i += SUMS)
+        X(sums_group)(SUMS, i == 0, cols, g + i * ldg, ldg, u + i * ldu, ldu, m, sum_g, sum_gu);
     for (; i + 4 <= rows; i += 4)
         X(sums_group)(4, i == 0, cols, g + i * ldg, ldg, u + i * ldu, ldu, m, sum_g, sum_gu);
     for (; i < rows; i++)
@@ -532,11 +532,12 @@ const fbni_cpu_kernels FBNI_CAT(fbni_cpu, FBNI_CAT(X(), FBNI_CAT(_, FBNI_ISA))) 
 #undef LOG2_E
 #undef LN2_HIGH
 #undef LN2_LOW
-#undef EXP_MAX
 #undef EXP_MIN
 #undef GELU_END
 #undef SILU_END
 #undef HIGH_BITS
+#undef SCALE_SPLIT
+#undef SCALE_REST
 #undef COUNT
 #undef ELEMENTWISE
 #undef ELEMENTWISE_BACKWARD

@@ -155,12 +155,14 @@ static FBNI_INLINE real X(lane_sum)(vreal v)
     return s[0];
 }
 
-/* The largest lane; a NaN is passed over. */
+/* The largest lane of a vector without NaN. */
 static FBNI_INLINE real X(lane_max)(vreal v)
 {
-    real s[VLEN], most = -(real)INFINITY;
+    real s[VLEN];
     memcpy(s, &v, sizeof s);
-    for (int k = 0; k < VLEN; k++)
-        most = s[k] > most ? s[k] : most;
-    return most;
+    for (int width = VLEN / 2; width >= 1; width /= 2) {
+        for (int k = 0; k < width; k++)
+            s[k] = s[k] > s[k + width] ? s[k] : s[k + width];
+    }
+    return s[0];
 }

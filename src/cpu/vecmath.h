@@ -10,10 +10,11 @@
 #define LOG2_E 0x1.715476p0F
 #define LN2_HIGH 0x1.63p-1F /* 9 bits, so that n * LN2_HIGH is exact */
 #define LN2_LOW (-0x1.bd0106p-13F)
-#define EXP_MAX 89.0F     /* exp is infinite from here on */
 #define EXP_MIN (-104.0F) /* exp rounds to 0 up to here */
 #define GELU_END 14.5F    /* t Phi(-t) rounds to 0 from here on */
 #define SILU_END 110.0F   /* t exp(-t) rounds to 0 from here on */
+#define SCALE_SPLIT 64 /* 2^n = 2^(n + 64) * 2^-64, n >= -160 */
+#define SCALE_REST 0x1p-64F
 #define HIGH_BITS 0xfffff000u
 /* (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2; error of exp 1.1e-8. */
 static const real X(exp_coefficients)[] = {0x1p-1F, 0x1.5554dcp-3F, 0x1.5554b8p-5F, 0x1.120bacp-7F,
@@ -27,10 +28,11 @@ static const real X(tail_coefficients)[] = {
 #define LOG2_E 0x1.71547652b82fep0
 #define LN2_HIGH 0x1.62e42feep-1 /* 32 bits */
 #define LN2_LOW 0x1.a39ef35793c76p-33
-#define EXP_MAX 710.0
 #define EXP_MIN (-746.0)
 #define GELU_END 38.75
 #define SILU_END 753.0
+#define SCALE_SPLIT 128 /* n >= -1088 */
+#define SCALE_REST 0x1p-128
 #define HIGH_BITS 0xfffffffff8000000u
 /* As above: errors 1.8e-17 and 2.0e-17. */
 static const real X(exp_coefficients)[] = {
@@ -63,17 +65,15 @@ static FBNI_INLINE vreal X(polynomial)(const real *c, int count, vreal x)
     return sum;
 }
 
-/* v * 2^n of a scaled's n, rounded once. Without an instruction for it, 2^n is the product of two
- * powers, since n passes the exponent's range at both ends: v times the first is exact. */
+/* v * 2^n of a scaled's n <= 0, rounded once. Without an instruction for it, 2^n is two factors,
+ * since it may be below the real's range: v times the first is exact. */
 static FBNI_INLINE vreal X(scale)(vreal v, vreal n)
 {
 #if FBNI_VEC_BYTES == 64
     return MM(scalef)(v, n - ROUND_MAGIC);
 #else
-    const vreal zero = X(splat)(ROUND_MAGIC);
-    vuint e = (vuint)n - (vuint)zero + (real_uint)(2 * EXPONENT_BIAS); /* n + two biases > 0 */
-    vuint e1 = e >> 1, e2 = e - e1;
-    return v * (vreal)(e1 << MANTISSA_BITS) * (vreal)(e2 << MANTISSA_BITS);
+    vuint first = ((vuint)n + (real_uint)(EXPONENT_BIAS + SCALE_SPLIT)) << MANTISSA_BITS;
+    return v * (vreal)first * SCALE_REST;
 #endif
 }
 
@@ -91,18 +91,26 @@ static FBNI_INLINE X(scaled) X(exp_of_sum)(vreal high, vreal low)
     return e;
 }
 
-/* exp(x) for finite x; the low part is the constant -0, whose addition the compiler drops. */
+/* exp(x) for EXP_MIN <= x <= 0; the low part is the constant -0, whose addition is dropped. */
 static FBNI_INLINE X(scaled) X(exp_scaled)(vreal x)
 {
     return X(exp_of_sum)(x, X(splat)(-(real)0));
 }
 
+/* exp(x) for x <= 0, which is all that is needed: 0 for -infinity, NaN for NaN. */
 static FBNI_INLINE vreal X(exp)(vreal x)
 {
-    x = X(max)(X(splat)(EXP_MIN), X(min)(X(splat)(EXP_MAX), x)); /* a NaN passes */
-    X(scaled) e = X(exp_scaled)(x);
+    X(scaled) e = X(exp_scaled)(X(max)(X(splat)(EXP_MIN), x));
     return X(scale)(e.p, e.n);
 }
+
+#ifndef __FMA__
+/* v to half its bits, so that the product of two such is exact. */
+static FBNI_INLINE vreal X(high_part)(vreal v)
+{
+    return (vreal)((vuint)v & (real_uint)HIGH_BITS);
+}
+#endif
 
 /* exp(-t^2/2) for 0 <= t <= GELU_END. The square needs more than a real's bits: its rounding
  * error, up to 2^-24 * 105 in f32, would be exp's relative error. */
@@ -111,18 +119,33 @@ static FBNI_INLINE X(scaled) X(gauss)(vreal t)
 #ifdef __FMA__
     vreal square = t * t, rest = X(fma)(t, t, -square);
 #else
-    vreal th = (vreal)((vuint)t & (real_uint)HIGH_BITS); /* half the bits: th * th is exact */
+    vreal th = X(high_part)(t);
     vreal square = th * th, rest = (t - th) * (t + th);
 #endif
     return X(exp_of_sum)((real)-0.5 * square, (real)-0.5 * rest);
 }
 
+/* 1 - a * b for a * b near 1, with hardly an error of its own. */
+static FBNI_INLINE vreal X(residual)(vreal a, vreal b)
+{
+#ifdef __FMA__
+    return X(fma)(-a, b, X(splat)(1));
+#else
+    vreal ah = X(high_part)(a), bh = X(high_part)(b);
+    return (((real)1 - ah * bh) - ah * (b - bh)) - (a - ah) * b;
+#endif
+}
+
 /* exp(t^2/2) Phi(-t) for 0 <= t <= GELU_END. The map of t onto s in [-1, 1) for the complementary
- * error function is that of M. M. Shepherd and J. G. Laframboise, Math. Comp. 36 (1981). */
+ * error function is that of M. M. Shepherd and J. G. Laframboise, Math. Comp. 36 (1981). The
+ * polynomial is steep at s = -1, so s gets the rounding errors of t + 4 and of its reciprocal
+ * back. */
 static FBNI_INLINE vreal X(tail_over_gauss)(vreal t)
 {
-    vreal r = (real)1 / (t + (real)4);
+    vreal d = t + (real)4, r = (real)1 / d;
+    vreal error = X(residual)(r, d) - r * (t - (d - (real)4)); /* 1 - r (t + 4) */
     vreal s = X(fma)(X(splat)((real)-8), r, X(splat)(1));
+    s = X(fma)((real)-8 * r, error, s);
     return X(polynomial)(X(tail_coefficients), COUNT(X(tail_coefficients)), s) * r;
 }
 

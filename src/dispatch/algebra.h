@@ -2,25 +2,28 @@
  *
  * The per-feature algebra, shared by all backends (C and CUDA). One feature at a time, in double.
  *
- * With s pre-scale, t post-scale, b bias, and a centre c that is exactly representable in the layer's real type:
+ * With s pre-scale, t post-scale, b bias, and a centre c that is exactly representable in the
+ * layer's real type:
  *
  *     zhat = r (s (u - c) + e)
- *     training:  c = ubar rounded, d = ubar - c, e = -s d,             r = 1 / sqrt(s^2 var + eps)
- *     frozen:    c ~ the u at which z = running_mean, e = s (c + b) - running_mean,
- *                                                                      r = 1 / sqrt(running_var + eps)
- *     v = t (gamma zhat + beta) = alpha (u - c) + shift,  alpha = t gamma s r,  shift = t (gamma r e + beta)
+ *     training:  c = ubar, rounded;  d = ubar - c;  e = -s d
+ *                r = 1 / sqrt(s^2 var + eps)
+ *     frozen:    c = running_mean / s - b, rounded;  e = s (c + b) - running_mean
+ *                r = 1 / sqrt(running_var + eps)
+ *     v = t (gamma zhat + beta) = alpha (u - c) + shift
+ *                alpha = t gamma s r;  shift = t (gamma r e + beta)
  *
- * so that every element costs one subtraction and one multiply-add in both modes. Subtracting first keeps full
- * precision when |mean| >> std; e carries what rounding c lost; a constant column has u = c and e = 0, hence
- * v = t beta exactly.
+ * so that every element costs one subtraction and one multiply-add in both modes. Subtracting first
+ * keeps full precision when |mean| >> std; e carries what rounding c lost; a constant column has u
+ * = c and e = 0, hence v = t beta exactly.
  *
  * Backward, with G = sum g and K = sum g (u - c):
  *     kappa = sum g zhat = r (s K + e G)
  *     dgamma = t kappa,  dbeta = t G,  dt = gamma kappa + beta G
  *     training:  du = alpha (g - G/N - zhat kappa/N),  ds = t gamma r^3 eps (K - d G),  db = 0
  *     frozen:    du = alpha g,  ds = t gamma r (K + (c + b) G),  db = t gamma s r G
- * (Ioffe & Szegedy 2015, section 3, with the scales carried through; ds in training is the cancelled form of
- * sum dz (u + b), so that it is exact at small eps.)
+ * (Ioffe & Szegedy 2015, section 3, with the scales carried through; ds in training is the
+ * cancelled form of sum dz (u + b), so that it is exact at small eps.)
  */
 #ifndef FBNI_ALGEBRA_H
 #define FBNI_ALGEBRA_H
@@ -95,7 +98,8 @@ FBNI_INLINE fbni_affine fbni_affine_of(fbni_feature f, fbni_norm n)
     fbni_affine a;
     a.alpha = f.t * f.gamma * f.s * n.r;
     a.c = n.c;
-    /* e == 0 exactly leaves t beta exactly, even where r is infinite (eps = 0, constant column: alpha decides) */
+    /* e == 0 exactly leaves t beta exactly, even where r is infinite (eps = 0, constant column:
+     * alpha decides) */
     a.shift = n.e == 0 ? f.t * f.beta : f.t * (f.gamma * n.r * n.e + f.beta);
     return a;
 }

@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The backward pass, through the batch's statistics or with frozen ones.
+ *
+ *   rows:      g = dL/dv from dy (the activation's backward), and the row block's sums G = sum g, K
+ *              = sum g (u - c)
+ *   features:  merge G and K over the blocks in their order; algebra.h; the parameters' gradients
+ *   rows:      du = alpha g + (du_u (u - c) + du_1), then dx = du W while du is in the cache
+ *   weight:    dW = du^T x, each thread a part of W
+ *
+ * g and du share the workspace's matrix; where there is no activation and dy is real, g is dy
+ * itself.
+ */
+#include <string.h>
+
+#include "cpu_internal.h"
+
+typedef struct backward_job {
+    const fbni_cpu_layer *layer;
+    const fbn_params *params;
+    const fbn_backward_args *args;
+    const fbn_grads *grads;
+    fbni_cpu_plan plan;
+    bool single, frozen, accumulate, accumulate_dx;
+    bool product_per_tile;  /* else whole products, from outside any parallel region */
+    bool weight_by_outputs; /* dW is cut along O, else along I */
+    int64_t weight_piece;
+    const void *u, *lse;
+    const double *norm;
+    const void *g; /* N×O reals: dy itself, or matrix */
+    int64_t ldg;
+    char *matrix, *partials, *alpha, *c, *shift, *scratch;
+    double *sums; /* per chunk of features: dt, ds */
+    size_t scratch_bytes;
+} backward_job;
+
+static void *scratch_of(const backward_job *job, int thread)
+{
+    return job->scratch + job->scratch_bytes * (size_t)thread;
+}
+
+/* The sums of one row block: 2 × O reals; part 0: G, 1: K. */
+static void *partial_of(const backward_job *job, int64_t block, int part, int64_t feature)
+{
+    const int64_t O = job->layer->desc.out_features;
+    return fbni_at(job->partials, block * 2 + part, O, feature, job->layer->kernels->real_size);
+}
+
+static fbni_norm norm_of(const backward_job *job, int64_t feature)
+{
+    const int64_t O = job->layer->desc.out_features;
+    const double *from = job->norm + feature;
+    const fbni_norm n = {from[0], from[O], from[2 * O], from[3 * O]};
+    return n;
+}
+
+/* alpha, c, shift as the forward had them. */
+static void affine_task(void *argument, int64_t item, int thread)
+{
+    const backward_job *job = argument;
+    fbni_cpu_chunk chunk;
+    double alpha[FBNI_CHUNK], c[FBNI_CHUNK], shift[FBNI_CHUNK];
+    (void)thread;
+
+    fbni_cpu_chunk_load(&chunk, &job->layer->desc, job->params, item * FBNI_CHUNK,
+                        job->layer->desc.out_features);
+    for (int i = 0; i < chunk.count; i++) {
+        const fbni_affine a =
+            fbni_affine_of(fbni_cpu_chunk_feature(&chunk, i), norm_of(job, chunk.first + i));
+        alpha[i] = a.alpha;
+        c[i] = a.c;
+        shift[i] = a.shift;
+    }
+    fbni_cpu_reals_store(job->alpha, alpha, chunk.first, chunk.count, job->single);
+    fbni_cpu_reals_store(job->c, c, chunk.first, chunk.count, job->single);
+    fbni_cpu_reals_store(job->shift, shift, chunk.first, chunk.count, job->single);
+}
+
+static fbni_cpu_tile block_of(const backward_job *job, int64_t item)
+{
+    return fbni_cpu_tile_of(&job->plan, item, job->args->batch, job->layer->desc.out_features);
+}
+
+static void sums_task(void *argument, int64_t item, int thread)
+{
+    const backward_job *job = argument;
+    const fbn_layer_desc *desc = &job->layer->desc;
+    const fbni_cpu_kernels *k = job->layer->kernels;
+    const size_t real = k->real_size, size = fbni_dtype_size(desc->dtype);
+    const fbni_cpu_tile t = block_of(job, item);
+    const int64_t O = desc->out_features;
+    const void *u = fbni_at_const(job->u, t.row, O, 0, real);
+    const void *dy = fbni_at_const(job->args->dy, t.row, job->args->lddy, 0, size);
+    void *g = fbni_at(job->matrix, t.row, O, 0, real);
+    int64_t lddy = job->args->lddy;
+    (void)thread;
+
+    if (fbni_is_half(desc->dtype)) {
+        for (int64_t i = 0; i < t.rows; i++)
+            k->load[desc->dtype](O, fbni_at_const(dy, i, lddy, 0, size), fbni_at(g, i, O, 0, real));
+        dy = g;
+        lddy = O;
+    }
+    if (desc->activation != FBN_ACT_NONE)
+        k->act_backward[desc->activation](
+            t.rows, O, u, O, job->alpha, job->c, job->shift,
+            job->lse ? fbni_at_const(job->lse, 0, 0, t.row, real) : NULL, dy, lddy, g, O);
+    k->gradient_sums(t.rows, O, fbni_at_const(job->g, t.row, job->ldg, 0, real), job->ldg, u, O,
+                     job->c, partial_of(job, item, 0, 0), partial_of(job, item, 1, 0));
+}
+
+/* Stores per-feature gradients, or adds them. */
+static void store_gradient(const backward_job *job, void *to, const double *value, int64_t first,
+                           int count)
+{
+    double sum[FBNI_CHUNK];
+    if (!to)
+        return;
+    if (job->accumulate) {
+        fbni_cpu_reals_load(sum, to, first, count, job->single);
+        for (int i = 0; i < count; i++)
+            sum[i] += value[i];
+        value = sum;
+    }
+    fbni_cpu_reals_store(to, value, first, count, job->single);
+}
+
+/* A scale's gradient: per feature at once; a scalar's share goes to the chunk's sum. */
+static void store_scale_gradient(const backward_job *job, fbn_scale kind, void *to,
+                                 const double *value, const fbni_cpu_chunk *chunk, double *share)
+{
+    *share = 0;
+    for (int i = 0; i < chunk->count; i++)
+        *share += value[i];
+    if (kind == FBN_SCALE_FEATURE)
+        store_gradient(job, to, value, chunk->first, chunk->count);
+}
+
+typedef struct chunk_sums {
+    double G[FBNI_CHUNK], K[FBNI_CHUNK];
+} chunk_sums;
+
+static void merge_sums(const backward_job *job, const fbni_cpu_chunk *chunk, chunk_sums *sums)
+{
+    double G[FBNI_CHUNK], K[FBNI_CHUNK];
+    memset(sums, 0, sizeof *sums);
+    for (int64_t block = 0; block < job->plan.row_blocks; block++) {
+        fbni_cpu_reals_load(G, partial_of(job, block, 0, 0), chunk->first, chunk->count,
+                            job->single);
+        fbni_cpu_reals_load(K, partial_of(job, block, 1, 0), chunk->first, chunk->count,
+                            job->single);
+        for (int i = 0; i < chunk->count; i++) {
+            sums->G[i] += G[i];
+            sums->K[i] += K[i];
+        }
+    }
+}
+
+static void features_task(void *argument, int64_t item, int thread)
+{
+    const backward_job *job = argument;
+    const fbn_layer_desc *desc = &job->layer->desc;
+    const fbn_grads *grads = job->grads;
+    double dgamma[FBNI_CHUNK], dbeta[FBNI_CHUNK], dt[FBNI_CHUNK], ds[FBNI_CHUNK], db[FBNI_CHUNK];
+    double du_g[FBNI_CHUNK], du_u[FBNI_CHUNK], du_1[FBNI_CHUNK];
+    fbni_cpu_chunk chunk;
+    chunk_sums sums;
+    (void)thread;
+
+    fbni_cpu_chunk_load(&chunk, desc, job->params, item * FBNI_CHUNK, desc->out_features);
+    merge_sums(job, &chunk, &sums);
+    for (int i = 0; i < chunk.count; i++) {
+        const fbni_feature_grads d = fbni_feature_grads_of(
+            fbni_cpu_chunk_feature(&chunk, i), norm_of(job, chunk.first + i), sums.G[i], sums.K[i],
+            desc->eps, job->frozen ? 0 : job->args->batch);
+        dgamma[i] = d.dgamma;
+        dbeta[i] = d.dbeta;
+        dt[i] = d.dt;
+        ds[i] = d.ds;
+        db[i] = d.db;
+        du_g[i] = d.du_g;
+        du_u[i] = d.du_u;
+        du_1[i] = d.du_1;
+    }
+    store_gradient(job, grads->gamma, dgamma, chunk.first, chunk.count);
+    store_gradient(job, grads->beta, dbeta, chunk.first, chunk.count);
+    store_gradient(job, grads->bias, db, chunk.first, chunk.count);
+    store_scale_gradient(job, desc->post_scale, grads->post_scale, dt, &chunk,
+                         &job->sums[2 * item]);
+    store_scale_gradient(job, desc->pre_scale, grads->pre_scale, ds, &chunk,
+                         &job->sums[2 * item + 1]);
+
+    /* du's coefficients: G and K of the first block have been read and make room for du_u */
+    fbni_cpu_reals_store(job->alpha, du_g, chunk.first, chunk.count, job->single);
+    fbni_cpu_reals_store(partial_of(job, 0, 0, 0), du_u, chunk.first, chunk.count, job->single);
+    fbni_cpu_reals_store(job->shift, du_1, chunk.first, chunk.count, job->single);
+    if (job->frozen) /* du = alpha (g - 0) + 0: du_u and du_1 are 0 */
+        fbni_cpu_reals_store(job->c, du_u, chunk.first, chunk.count, job->single);
+}
+
+/* The gradient of a scalar scale: the chunks' sums, in order. */
+static void store_scalar(const backward_job *job, fbn_scale kind, void *to, int which)
+{
+    const int64_t chunks = fbni_ceil_div(job->layer->desc.out_features, FBNI_CHUNK);
+    double sum = 0;
+    if (kind != FBN_SCALE_SCALAR)
+        return;
+    for (int64_t i = 0; i < chunks; i++)
+        sum += job->sums[2 * i + which];
+    store_gradient(job, to, &sum, 0, 1);
+}
+
+/* dx of some rows = du W. */
+static void input_product(const backward_job *job, fbni_cpu_tile t, int thread)
+{
+    const fbn_layer_desc *desc = &job->layer->desc;
+    const size_t size = fbni_dtype_size(desc->dtype), real = job->layer->kernels->real_size;
+    const int64_t O = desc->out_features;
+    const fbni_gemm g = {
+        .context = job->layer->context,
+        .kernels = job->layer->kernels,
+        .m = t.rows,
+        .n = desc->in_features,
+        .depth = O,
+        .a = {fbni_at_const(job->matrix, t.row, O, 0, real), O, job->single ? FBN_F32 : FBN_F64,
+              false},
+        .b = {job->params->weight, job->params->ldw, desc->dtype, false},
+        .accumulate = job->accumulate_dx,
+        .c = fbni_at(job->grads->dx, t.row, job->grads->lddx, 0, size),
+        .ldc = job->grads->lddx,
+        .c_dtype = desc->dtype,
+        .scratch = scratch_of(job, thread),
+    };
+    fbni_cpu_gemm(&g);
+}
+
+static void du_task(void *argument, int64_t item, int thread)
+{
+    const backward_job *job = argument;
+    const fbni_cpu_kernels *k = job->layer->kernels;
+    const fbni_cpu_tile t = block_of(job, item);
+    const int64_t O = job->layer->desc.out_features;
+    const void *g = fbni_at_const(job->g, t.row, job->ldg, 0, k->real_size);
+    void *du = fbni_at(job->matrix, t.row, O, 0, k->real_size);
+
+    if (job->frozen)
+        k->affine[FBN_ACT_NONE](t.rows, O, g, job->ldg, job->alpha, job->c, job->shift, du, O,
+                                NULL);
+    else
+        k->input_gradient(t.rows, O, g, job->ldg, fbni_at_const(job->u, t.row, O, 0, k->real_size),
+                          O, job->c, job->alpha, partial_of(job, 0, 0, 0), job->shift, du, O);
+    if (job->grads->dx && job->product_per_tile)
+        input_product(job, t, thread);
+}
+
+/* dW[o..o+outputs, i..i+inputs] = du^T x. */
+static void weight_product(const backward_job *job, int64_t o, int64_t outputs, int64_t i,
+                           int64_t inputs, int thread)
+{
+    const fbn_layer_desc *desc = &job->layer->desc;
+    const size_t size = fbni_dtype_size(desc->dtype), real = job->layer->kernels->real_size;
+    const fbn_dtype real_dtype = job->single ? FBN_F32 : FBN_F64;
+    const fbn_dtype to = desc->flags & FBN_WEIGHT_GRADIENT_F32 ? real_dtype : desc->dtype;
+    const fbni_gemm g = {
+        .context = job->layer->context,
+        .kernels = job->layer->kernels,
+        .m = outputs,
+        .n = inputs,
+        .depth = job->args->batch,
+        .a = {fbni_at_const(job->matrix, 0, 0, o, real), desc->out_features, real_dtype, true},
+        .b = {fbni_at_const(job->args->x, 0, 0, i, size), job->args->ldx, desc->dtype, false},
+        .accumulate = job->accumulate,
+        .c = fbni_at(job->grads->weight, o, job->grads->lddw, i, fbni_dtype_size(to)),
+        .ldc = job->grads->lddw,
+        .c_dtype = to,
+        .scratch = scratch_of(job, thread),
+    };
+    fbni_cpu_gemm(&g);
+}
+
+static void weight_task(void *argument, int64_t item, int thread)
+{
+    const backward_job *job = argument;
+    const int64_t I = job->layer->desc.in_features, O = job->layer->desc.out_features;
+    const int64_t from = item * job->weight_piece;
+    if (job->weight_by_outputs)
+        weight_product(job, from, fbni_min(job->weight_piece, O - from), 0, I, thread);
+    else
+        weight_product(job, 0, O, from, fbni_min(job->weight_piece, I - from), thread);
+}
+
+static void run_products(backward_job *job)
+{
+    const int64_t N = job->args->batch;
+    const int64_t I = job->layer->desc.in_features, O = job->layer->desc.out_features;
+    const int threads = job->plan.threads;
+
+    if (!job->grads->dx && !job->grads->weight)
+        return;
+    fbni_cpu_for(threads, job->plan.row_blocks, du_task, job);
+    if (job->grads->dx && !job->product_per_tile)
+        input_product(job, (fbni_cpu_tile){0, N, 0, O}, 0);
+    if (job->grads->weight && job->product_per_tile) {
+        const int64_t length = O >= I ? O : I;
+        job->weight_by_outputs = O >= I;
+        job->weight_piece = fbni_ceil_div(length, threads);
+        fbni_cpu_for(threads, fbni_ceil_div(length, job->weight_piece), weight_task, job);
+    } else if (job->grads->weight) {
+        weight_product(job, 0, O, 0, I, 0);
+    }
+}
+
+/* The gradients of an empty batch. */
+static void clear(const fbni_cpu_layer *layer, const fbn_grads *grads)
+{
+    const fbn_layer_desc *desc = &layer->desc;
+    const size_t real = layer->kernels->real_size, O = (size_t)desc->out_features;
+    const size_t size = desc->flags & FBN_WEIGHT_GRADIENT_F32 ? real : fbni_dtype_size(desc->dtype);
+    const struct {
+        void *to;
+        size_t count;
+    } vectors[] = {
+        {grads->bias, O},
+        {grads->gamma, O},
+        {grads->beta, O},
+        {grads->pre_scale, desc->pre_scale == FBN_SCALE_SCALAR ? 1 : O},
+        {grads->post_scale, desc->post_scale == FBN_SCALE_SCALAR ? 1 : O},
+    };
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        if (vectors[i].to)
+            memset(vectors[i].to, 0, vectors[i].count * real);
+    for (int64_t o = 0; grads->weight && o < desc->out_features; o++)
+        memset(fbni_at(grads->weight, o, grads->lddw, 0, size), 0,
+               (size_t)desc->in_features * size);
+}
+
+static fbn_status check_saved(const fbni_cpu_layer *layer, const fbn_backward_args *args)
+{
+    const fbni_cpu_saved *header = args->saved;
+    if (header->layer_id != layer->id)
+        return layer->context->host->fail(FBN_ERR_SAVED,
+                                          "saved was not written by a forward of this layer");
+    if (header->batch != args->batch)
+        return layer->context->host->fail(FBN_ERR_SAVED,
+                                          "saved is of a batch of %lld, but batch is %lld",
+                                          (long long)header->batch, (long long)args->batch);
+    return FBN_OK;
+}
+
+fbn_status fbni_cpu_backward(void *layer_, const fbn_params *params, const fbn_backward_args *args,
+                             const fbn_grads *grads)
+{
+    const fbni_cpu_layer *layer = layer_;
+    const fbn_layer_desc *desc = &layer->desc;
+    const fbni_cpu_workspace w = fbni_cpu_workspace_of(layer->context, desc);
+    const fbni_cpu_saved_layout s = fbni_cpu_saved_layout_of(desc, args->batch);
+    const int64_t chunks = fbni_ceil_div(desc->out_features, FBNI_CHUNK);
+    const size_t row = (size_t)desc->out_features * layer->kernels->real_size;
+    const char *saved = args->saved;
+    char *workspace = layer->workspace;
+    const bool direct = desc->activation == FBN_ACT_NONE && !fbni_is_half(desc->dtype);
+    const bool accumulate = (args->flags & FBN_ACCUMULATE) != 0;
+
+    if (args->batch == 0) {
+        if (!accumulate)
+            clear(layer, grads);
+        return FBN_OK;
+    }
+    const fbn_status status = check_saved(layer, args);
+    if (status != FBN_OK)
+        return status;
+
+    backward_job job = {
+        .layer = layer,
+        .params = params,
+        .args = args,
+        .grads = grads,
+        .plan = fbni_cpu_plan_backward(layer->context, args->batch, desc),
+        .single = fbni_is_single(desc->dtype),
+        .frozen = ((const fbni_cpu_saved *)args->saved)->frozen != 0,
+        .accumulate = accumulate,
+        .accumulate_dx = accumulate && !(args->flags & FBN_OVERWRITE_DX),
+        .u = saved + s.u,
+        .lse = fbni_is_rowwise(desc->activation) ? saved + s.lse : NULL,
+        .norm = (const double *)(const void *)(saved + s.norm),
+        .g = direct ? args->dy : workspace + w.matrix,
+        .ldg = direct ? args->lddy : desc->out_features,
+        .matrix = workspace + w.matrix,
+        .partials = workspace + w.partials,
+        .alpha = workspace + w.affine,
+        .c = workspace + w.affine + row,
+        .shift = workspace + w.affine + 2 * row,
+        .sums = (double *)(void *)(workspace + w.sums),
+        .scratch = workspace + w.scratch,
+        .scratch_bytes = w.scratch_bytes,
+    };
+    job.product_per_tile = layer->context->blas_nests || job.plan.threads == 1;
+
+    fbni_cpu_for(job.plan.threads, chunks, affine_task, &job);
+    fbni_cpu_for(job.plan.threads, job.plan.row_blocks, sums_task, &job);
+    fbni_cpu_for(job.plan.threads, chunks, features_task, &job);
+    store_scalar(&job, desc->post_scale, grads->post_scale, 0);
+    store_scalar(&job, desc->pre_scale, grads->pre_scale, 1);
+    run_products(&job);
+    return FBN_OK;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Moving per-feature arrays between the layer's real type and the doubles that the algebra works
+ * in, a chunk of features at a time.
+ */
+#include "cpu_internal.h"
+
+void fbni_cpu_reals_load(double *out, const void *reals, int64_t first, int count, bool single)
+{
+    if (single) {
+        const float *from = (const float *)reals + first;
+        for (int i = 0; i < count; i++)
+            out[i] = from[i];
+    } else {
+        const double *from = (const double *)reals + first;
+        for (int i = 0; i < count; i++)
+            out[i] = from[i];
+    }
+}
+
+void fbni_cpu_reals_store(void *reals, const double *in, int64_t first, int count, bool single)
+{
+    if (single) {
+        float *to = (float *)reals + first;
+        for (int i = 0; i < count; i++)
+            to[i] = (float)in[i];
+    } else {
+        double *to = (double *)reals + first;
+        for (int i = 0; i < count; i++)
+            to[i] = in[i];
+    }
+}
+
+/* An optional parameter: per-feature, one for all features, or absent. */
+static void load_param(double *out, const void *param, fbn_scale kind, double absent,
+                       const fbni_cpu_chunk *chunk, bool single)
+{
+    if (!param || kind == FBN_SCALE_NONE) {
+        for (int i = 0; i < chunk->count; i++)
+            out[i] = absent;
+    } else if (kind == FBN_SCALE_FEATURE) {
+        fbni_cpu_reals_load(out, param, chunk->first, chunk->count, single);
+    } else {
+        fbni_cpu_reals_load(out, param, 0, 1, single);
+        for (int i = 1; i < chunk->count; i++)
+            out[i] = out[0];
+    }
+}
+
+void fbni_cpu_chunk_load(fbni_cpu_chunk *chunk, const fbn_layer_desc *desc,
+                         const fbn_params *params, int64_t first, int64_t end)
+{
+    const bool single = fbni_is_single(desc->dtype);
+    chunk->first = first;
+    chunk->count = (int)fbni_min(FBNI_CHUNK, end - first);
+    load_param(chunk->s, params->pre_scale, desc->pre_scale, 1, chunk, single);
+    load_param(chunk->t, params->post_scale, desc->post_scale, 1, chunk, single);
+    load_param(chunk->b, params->bias, FBN_SCALE_FEATURE, 0, chunk, single);
+    load_param(chunk->gamma, params->gamma, FBN_SCALE_FEATURE, 1, chunk, single);
+    load_param(chunk->beta, params->beta, FBN_SCALE_FEATURE, 0, chunk, single);
+}
+
+fbni_feature fbni_cpu_chunk_feature(const fbni_cpu_chunk *chunk, int i)
+{
+    const fbni_feature f = {chunk->s[i], chunk->t[i], chunk->b[i], chunk->gamma[i], chunk->beta[i]};
+    return f;
+}

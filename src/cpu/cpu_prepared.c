@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Folding a layer into the plain linear layer that equals it in inference, and serving that.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "cpu_internal.h"
+
+typedef struct fold_job {
+    const fbni_cpu_layer *layer;
+    const fbn_params *params;
+    void *weight; /* [O,I], to_dtype */
+    int64_t ldw;
+    fbn_dtype to_dtype;
+    void *bias; /* [O], real */
+} fold_job;
+
+enum { FOLD_RUN = 512 }; /* elements converted at a time */
+
+/* One row of the folded weight: alpha W, the product in double, rounded once (twice for the half
+ * types, from float). */
+static void fold_row(const fold_job *job, int64_t o, double alpha)
+{
+    const fbn_layer_desc *desc = &job->layer->desc;
+    const fbni_cpu_kernels *k = job->layer->kernels;
+    const void *from =
+        fbni_at_const(job->params->weight, o, job->params->ldw, 0, fbni_dtype_size(desc->dtype));
+    char *to = fbni_at(job->weight, o, job->ldw, 0, fbni_dtype_size(job->to_dtype));
+    double reals[FOLD_RUN]; /* floats or doubles */
+    double folded[FOLD_RUN];
+
+    for (int64_t i = 0; i < desc->in_features; i += FOLD_RUN) {
+        const int count = (int)fbni_min(FOLD_RUN, desc->in_features - i);
+        const bool single = fbni_is_single(desc->dtype);
+        k->load[desc->dtype](count, fbni_at_const(from, 0, 0, i, fbni_dtype_size(desc->dtype)),
+                             reals);
+        fbni_cpu_reals_load(folded, reals, 0, count, single);
+        for (int q = 0; q < count; q++)
+            folded[q] *= alpha;
+        fbni_cpu_reals_store(reals, folded, 0, count, single);
+        k->store[job->to_dtype](count, reals, fbni_at(to, 0, 0, i, fbni_dtype_size(job->to_dtype)));
+    }
+}
+
+static void fold_task(void *argument, int64_t item, int thread)
+{
+    const fold_job *job = argument;
+    const fbn_layer_desc *desc = &job->layer->desc;
+    const bool single = fbni_is_single(desc->dtype);
+    double mean[FBNI_CHUNK], var[FBNI_CHUNK], bias[FBNI_CHUNK];
+    fbni_cpu_chunk chunk;
+    (void)thread;
+
+    fbni_cpu_chunk_load(&chunk, desc, job->params, item * FBNI_CHUNK, desc->out_features);
+    fbni_cpu_reals_load(mean, job->params->running_mean, chunk.first, chunk.count, single);
+    fbni_cpu_reals_load(var, job->params->running_var, chunk.first, chunk.count, single);
+    for (int i = 0; i < chunk.count; i++) {
+        const fbni_feature f = fbni_cpu_chunk_feature(&chunk, i);
+        const double r = 1 / sqrt(var[i] + desc->eps);
+        bias[i] = f.t * (f.beta + f.gamma * r * (f.s * f.b - mean[i]));
+        fold_row(job, chunk.first + i, f.t * f.gamma * f.s * r);
+    }
+    fbni_cpu_reals_store(job->bias, bias, chunk.first, chunk.count, single);
+}
+
+static void fold(const fold_job *job)
+{
+    fold_job copy = *job;
+    fbni_cpu_for(job->layer->context->threads,
+                 fbni_ceil_div(job->layer->desc.out_features, FBNI_CHUNK), fold_task, &copy);
+}
+
+fbn_status fbni_cpu_fold(void *layer_, const fbn_params *params, void *weight, int64_t ldw,
+                         void *bias)
+{
+    const fbni_cpu_layer *layer = layer_;
+    const fold_job job = {layer, params, weight, ldw, layer->desc.dtype, bias};
+    fold(&job);
+    return FBN_OK;
+}
+
+/* Followed in one allocation by weight [O,I], bias, ones and zeros [O], all reals. */
+typedef struct cpu_prepared {
+    fbni_cpu_context *context;
+    const fbni_cpu_kernels *kernels;
+    fbn_layer_desc desc;
+    const char *weight, *bias, *ones, *zeros;
+} cpu_prepared;
+
+static void fill(void *reals, double value, int64_t count, bool single)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (single)
+            ((float *)reals)[i] = (float)value;
+        else
+            ((double *)reals)[i] = value;
+}
+
+fbn_status fbni_cpu_prepare(void **prepared, void *layer_, const fbn_params *params)
+{
+    const fbni_cpu_layer *layer = layer_;
+    fbni_cpu_context *context = layer->context;
+    const size_t real = layer->kernels->real_size;
+    const size_t O = (size_t)layer->desc.out_features, I = (size_t)layer->desc.in_features;
+    const size_t head = fbni_align(sizeof(cpu_prepared)), vector = fbni_align(O * real);
+    const size_t total = head + fbni_align(O * I * real) + 3 * vector;
+    char *memory = context->allocator.allocate(context->allocator.user, total, FBNI_CPU_ALIGN);
+    if (!memory)
+        return context->host->fail(FBN_ERR_OUT_OF_MEMORY,
+                                   "no memory for a prepared layer of %zu bytes", total);
+
+    cpu_prepared *p = (cpu_prepared *)(void *)memory;
+    char *weight = memory + head, *bias = weight + fbni_align(O * I * real);
+    char *ones = bias + vector, *zeros = ones + vector;
+    const fold_job job = {layer,
+                          params,
+                          weight,
+                          layer->desc.in_features,
+                          fbni_is_single(layer->desc.dtype) ? FBN_F32 : FBN_F64,
+                          bias};
+    fold(&job);
+    fill(ones, 1, layer->desc.out_features, real == sizeof(float));
+    fill(zeros, 0, layer->desc.out_features, real == sizeof(float));
+    *p = (cpu_prepared){context, layer->kernels, layer->desc, weight, bias, ones, zeros};
+    *prepared = p;
+    return FBN_OK;
+}
+
+void fbni_cpu_prepared_destroy(void *prepared)
+{
+    cpu_prepared *p = prepared;
+    p->context->allocator.deallocate(p->context->allocator.user, p);
+}
+
+/* The workspace of a run: for the half types u as floats, then each thread's scratch; else nothing.
+ * */
+typedef struct run_workspace {
+    size_t scratch, scratch_bytes, total;
+} run_workspace;
+
+static run_workspace workspace_of(const cpu_prepared *p, int64_t batch)
+{
+    run_workspace w = {0};
+    if (fbni_is_half(p->desc.dtype)) {
+        const size_t O = (size_t)p->desc.out_features;
+        w.scratch = fbni_align((size_t)batch * O * sizeof(float));
+        w.scratch_bytes = FBNI_TILED_SCRATCH(O);
+        w.total = w.scratch + w.scratch_bytes * (size_t)p->context->threads;
+    }
+    return w;
+}
+
+fbn_status fbni_cpu_prepared_workspace_size(const void *prepared, int64_t batch, size_t *bytes)
+{
+    const cpu_prepared *p = prepared;
+    if (8.0 * (double)batch * (double)p->desc.out_features >= 0x1p60)
+        return p->context->host->fail(FBN_ERR_OVERFLOW,
+                                      "batch %lld x %lld features exceeds 2^60 bytes",
+                                      (long long)batch, (long long)p->desc.out_features);
+    *bytes = workspace_of(p, batch).total;
+    return FBN_OK;
+}
+
+fbn_status fbni_cpu_prepared_run(const void *prepared, const fbn_run_args *args)
+{
+    const cpu_prepared *p = prepared;
+    const fbn_layer_desc *desc = &p->desc;
+    const run_workspace w = workspace_of(p, args->batch);
+    const bool half = fbni_is_half(desc->dtype);
+    char *workspace = args->workspace;
+    fbni_cpu_tiled d = {
+        .context = p->context,
+        .kernels = p->kernels,
+        .plan = fbni_cpu_plan_forward(p->context, args->batch, desc),
+        .N = args->batch,
+        .I = desc->in_features,
+        .O = desc->out_features,
+        .dtype = desc->dtype,
+        .activation = desc->activation,
+        .x = {args->x, args->ldx, desc->dtype, false},
+        .weight = {p->weight, desc->in_features, half ? FBN_F32 : desc->dtype, true},
+        .u = half ? workspace : args->y,
+        .ldu = half ? desc->out_features : args->ldy,
+        .alpha = p->ones,
+        .c = p->zeros,
+        .shift = p->bias,
+        .y = args->y,
+        .ldy = args->ldy,
+        .scratch = half ? workspace + w.scratch : NULL,
+        .scratch_bytes = w.scratch_bytes,
+    };
+    fbni_cpu_tiled_run(&d);
+    return FBN_OK;
+}
