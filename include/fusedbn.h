@@ -3,16 +3,17 @@
  * libfusedbn: a linear layer and its batch normalisation as one operation.
  *
  * What is computed. N = batch rows, I = in_features, O = out_features; everything per-feature has O
- * entries; products and sums over n run over the N rows. The notation is that of Ioffe & Szegedy
- * (2015), "Batch Normalization: Accelerating Deep Network Training", algorithm 1, with a linear
- * layer and two scales:
+ * entries. The notation is that of Ioffe & Szegedy (2015), "Batch Normalization: Accelerating Deep
+ * Network Training by Reducing Internal Covariate Shift", algorithm 1, behind a linear layer and
+ * between two scales:
  *
- *     u = x W^T                          x [N,I], W [O,I]
- *     z = s * (u + b)                    b bias (optional); s pre-scale: none, scalar [1] or
- * per-feature [O] zhat = (z - mean) / sqrt(var + eps)  training: mean and population variance of z
- * over the N rows inference: running_mean and running_var v = t * (gamma * zhat + beta)      gamma,
- * beta optional (1, 0); t post-scale: none, scalar, per-feature y = act(v) none, relu, gelu (erf),
- * silu, softmax or log_softmax over features
+ *     u = x W^T                        x [N,I], W [O,I]
+ *     z = s * (u + b)                  b: bias, optional; s: pre-scale, none, one or per feature
+ *     zhat = (z - mean) / sqrt(var + eps)
+ *                                      training: mean and population variance of z over the rows
+ *                                      inference: running_mean, running_var
+ *     v = t * (gamma * zhat + beta)    gamma, beta: optional (1, 0); t: post-scale, like s
+ *     y = act(v)                       none, relu, gelu (erf), silu, softmax or log_softmax
  *
  * Matrices are row-major. A leading dimension is the distance in elements between the starts of
  * neighbouring rows; it may exceed the row's length, and 0 stands for the row's length. Sizes are
@@ -68,8 +69,7 @@ extern "C" {
 #define FBN_VERSION_MINOR 1
 #define FBN_VERSION_PATCH 0
 
-/* ------------------------------------------------------------------------------------------------
- * status */
+/* --------------------------------------------------------------------------------------- status */
 
 /* X(name, value, text): every status, its number and what fbn_status_string() says. */
 #define FBN_STATUS_LIST(X)                                                                         \
@@ -114,8 +114,7 @@ FBN_API const char *fbn_last_error(void);
  * any. */
 FBN_API const char *fbn_version(void);
 
-/* -----------------------------------------------------------------------------------------
- * enumerations */
+/* --------------------------------------------------------------------------------- enumerations */
 
 typedef enum fbn_backend {
     FBN_BACKEND_AUTO = 0, /* CUDA where it is available, else CPU; FUSEDBN_BACKEND decides if set */
@@ -130,11 +129,12 @@ typedef enum fbn_dtype {
     FBN_F16 = 3   /* IEEE binary16 */
 } fbn_dtype;
 
+/* How FBN_F32 data is multiplied; other types have one way. */
 typedef enum fbn_math {
-    FBN_MATH_FP32 =
-        0, /* u's normwise error no worse than the vendor's SGEMM, or than 3e-7 if that is larger */
-    FBN_MATH_TF32 =
-        1 /* at least TF32's accuracy, as fast as the hardware goes; the CPU computes FP32 */
+    /* u's normwise error is no worse than that of the vendor's SGEMM, or than 3e-7 if larger. */
+    FBN_MATH_FP32 = 0,
+    /* At least TF32's accuracy, as fast as the hardware goes; the CPU computes FP32. */
+    FBN_MATH_TF32 = 1
 } fbn_math;
 
 typedef enum fbn_scale {
@@ -153,22 +153,25 @@ typedef enum fbn_activation {
 } fbn_activation;
 
 /* fbn_layer_desc.flags */
-#define FBN_CUMULATIVE_AVERAGE                                                                     \
-    UINT64_C(1) /* momentum is 1 / num_batches_tracked, counted before its use */
-#define FBN_BIASED_RUNNING_VAR                                                                     \
-    UINT64_C(2) /* running_var takes the population variance (as ONNX has it) */
-#define FBN_SKIP_NONFINITE                                                                         \
-    UINT64_C(4) /* a feature whose batch mean or variance is not finite keeps its                  \
-                   running statistics; num_batches_tracked still counts */
-#define FBN_WEIGHT_GRADIENT_F32 UINT64_C(8) /* dW is param type instead of dtype */
+
+/* The momentum is 1 / num_batches_tracked, counted before its use. */
+#define FBN_CUMULATIVE_AVERAGE UINT64_C(1)
+/* running_var takes the population variance, as ONNX has it. */
+#define FBN_BIASED_RUNNING_VAR UINT64_C(2)
+/* A feature whose batch mean or variance is not finite keeps its running statistics;
+ * num_batches_tracked still counts. */
+#define FBN_SKIP_NONFINITE UINT64_C(4)
+/* dW is param type instead of dtype. */
+#define FBN_WEIGHT_GRADIENT_F32 UINT64_C(8)
 
 /* fbn_backward_args.flags */
-#define FBN_ACCUMULATE                                                                             \
-    UINT64_C(1) /* add to every gradient given, dx among them, instead of overwriting */
-#define FBN_OVERWRITE_DX UINT64_C(2) /* with FBN_ACCUMULATE: dx alone is overwritten */
 
-/* -----------------------------------------------------------------------------------------------
- * context */
+/* Add to every gradient given, dx among them, instead of overwriting. */
+#define FBN_ACCUMULATE UINT64_C(1)
+/* With FBN_ACCUMULATE: dx alone is overwritten. */
+#define FBN_OVERWRITE_DX UINT64_C(2)
+
+/* -------------------------------------------------------------------------------------- context */
 
 /* A backend and its state: device, stream, threads, allocators. Reference-counted: layers and
  * prepared layers keep it alive, so it may be destroyed before them. */
@@ -193,9 +196,10 @@ typedef struct fbn_context_options {
     int device;          /* CUDA device number; default 0; the CPU ignores it */
     int threads;         /* most CPU threads a call may use; default 0: OpenMP's own count */
     void *stream;        /* a cudaStream_t; default NULL: the legacy default stream */
-    const fbn_allocator *host_allocator; /* default NULL: aligned_alloc; copied */
-    const fbn_allocator
-        *device_allocator; /* default NULL: the backend's own; copied; the CPU ignores it */
+    /* Copied; default NULL: aligned_alloc and free. */
+    const fbn_allocator *host_allocator;
+    /* Copied; default NULL: the backend's own; the CPU ignores it. */
+    const fbn_allocator *device_allocator;
 } fbn_context_options;
 
 /* Fills *options with the defaults above. size is sizeof(fbn_context_options). */
@@ -206,15 +210,18 @@ FBN_API void fbn_context_options_init(fbn_context_options *options, size_t size)
 FBN_API fbn_status fbn_backend_available(fbn_backend backend);
 
 /* Creates a context.
- * context: receives it, on success alone. options: NULL for the defaults.
- * Errors: FBN_ERR_NULL_POINTER (context); FBN_ERR_STRUCT_SIZE; FBN_ERR_ENUM (unknown backend, or
- * FUSEDBN_BACKEND has an unknown name); FBN_ERR_INVALID_ARGUMENT (threads < 0, no such device);
- * FBN_ERR_NO_BACKEND (CUDA was asked for and is not available; the reason is in fbn_last_error());
- * FBN_ERR_OUT_OF_MEMORY; FBN_ERR_DEVICE. Threads: any. */
+ * Arguments: context receives it, on success alone; options may be NULL for the defaults.
+ * Errors:
+ *     FBN_ERR_NULL_POINTER       context
+ *     FBN_ERR_STRUCT_SIZE        options or an allocator not initialised
+ *     FBN_ERR_ENUM               an unknown backend, or FUSEDBN_BACKEND has an unknown name
+ *     FBN_ERR_INVALID_ARGUMENT   threads < 0; no such device
+ *     FBN_ERR_NO_BACKEND         the backend asked for is not available; fbn_last_error() says why
+ *     FBN_ERR_OUT_OF_MEMORY, FBN_ERR_DEVICE
+ * Threads: any. */
 FBN_API fbn_status fbn_context_create(fbn_context **context, const fbn_context_options *options);
 
-/* Gives up the caller's reference; the context goes when its last layer has gone. NULL is ignored.
- */
+/* Gives up the caller's reference; the context goes when its last layer has gone. NULL: nothing. */
 FBN_API void fbn_context_destroy(fbn_context *context);
 
 /* Returns the backend that was chosen: FBN_BACKEND_CPU or FBN_BACKEND_CUDA; FBN_BACKEND_AUTO for
@@ -227,27 +234,28 @@ FBN_API const char *fbn_context_describe(const fbn_context *context);
 
 /* Lists the backend's kernel rows, fastest first: returns the name of row `index` (from 0), NULL
  * past the last. *refusal (optional) receives NULL where this machine can run the row, else the
- * reason in words. These are the names that fbn_layer_desc.kernel and FUSEDBN_KERNEL take. Threads:
- * any. */
+ * reason in words. These are the names that fbn_layer_desc.kernel and FUSEDBN_KERNEL take.
+ * Threads: any. */
 FBN_API const char *fbn_context_kernel(const fbn_context *context, int64_t index,
                                        const char **refusal);
 
 /* Makes later calls run on another stream; work already queued comes first (the new stream waits
- * for the old by an event). The CPU accepts and ignores it. stream: a cudaStream_t. Errors:
- * FBN_ERR_NULL_POINTER (context); FBN_ERR_DEVICE. Threads: one at a time for a context. */
+ * for the old by an event). The CPU accepts and ignores it.
+ * Arguments: stream is a cudaStream_t.
+ * Errors: FBN_ERR_NULL_POINTER (context); FBN_ERR_DEVICE. Threads: one at a time for a context. */
 FBN_API fbn_status fbn_context_set_stream(fbn_context *context, void *stream);
 
 /* Waits until everything queued through this context is done. The CPU's calls are done when they
- * return. Errors: FBN_ERR_NULL_POINTER (context); FBN_ERR_DEVICE, also for a failure of work queued
- * earlier. */
+ * return.
+ * Errors: FBN_ERR_NULL_POINTER (context); FBN_ERR_DEVICE, also for a failure of work queued
+ * earlier. Threads: any. */
 FBN_API fbn_status fbn_context_synchronize(fbn_context *context);
 
-/* ------------------------------------------------------------------------------------------------
- * memory */
+/* --------------------------------------------------------------------------------------- memory */
 
-/* Allocates memory of the context's backend, aligned to 64 bytes or more (256 on CUDA); 0 bytes
- * give NULL. pointer: receives it, on success alone. Errors: FBN_ERR_NULL_POINTER;
- * FBN_ERR_OUT_OF_MEMORY; FBN_ERR_DEVICE. Threads: any. */
+/* Allocates memory of the context's backend, aligned to 256 bytes; 0 bytes give NULL.
+ * Arguments: pointer receives it, on success alone.
+ * Errors: FBN_ERR_NULL_POINTER; FBN_ERR_OUT_OF_MEMORY; FBN_ERR_DEVICE. Threads: any. */
 FBN_API fbn_status fbn_alloc(fbn_context *context, size_t bytes, void **pointer);
 
 /* Frees what fbn_alloc gave, after the work queued on the context's stream. NULL is ignored.
@@ -263,8 +271,7 @@ FBN_API fbn_status fbn_upload(fbn_context *context, void *target, const void *so
 FBN_API fbn_status fbn_download(fbn_context *context, void *target, const void *source,
                                 size_t bytes);
 
-/* -------------------------------------------------------------------------------------------------
- * layer */
+/* ---------------------------------------------------------------------------------------- layer */
 
 /* What a layer computes. The two layers that the library is built for:
  *   Linear, scale, BatchNorm1d:          pre_scale FBN_SCALE_FEATURE
@@ -280,13 +287,14 @@ typedef struct fbn_layer_desc {
     fbn_scale post_scale;      /* t; default none */
     fbn_activation activation; /* default none */
     double eps;                /* finite, >= 0; default 1e-5 */
-    double momentum;    /* 0 to 1: running = (1 - momentum) running + momentum batch; default 0.1 */
-    uint64_t flags;     /* FBN_CUMULATIVE_AVERAGE | ...; default 0 */
-    const char *kernel; /* name of the kernel row to force (fbn_context_kernel); default NULL: the
-                           fastest */
-    void *workspace;    /* the caller's, of the backend's memory, aligned to 64 (CUDA: 256) bytes,
-                           alive as long    as the layer; default NULL: the layer allocates its own */
-    size_t workspace_size; /* bytes at workspace, at least what fbn_layer_workspace_size() says */
+    double momentum;           /* m, 0 to 1; default 0.1: running = 0.9 running + 0.1 batch */
+    uint64_t flags;            /* FBN_CUMULATIVE_AVERAGE | ...; default 0 */
+    /* Name of the kernel row to force (fbn_context_kernel); default NULL: the fastest. */
+    const char *kernel;
+    /* The caller's, memory of the backend, aligned to 64 bytes (CUDA: 256), alive as long as the
+     * layer, used by one layer at a time; default NULL: the layer allocates its own. */
+    void *workspace;
+    size_t workspace_size; /* bytes there, at least what fbn_layer_workspace_size() says */
 } fbn_layer_desc;
 
 /* Fills *desc with the defaults above and features and batch 0. size is sizeof(fbn_layer_desc). */
@@ -297,20 +305,29 @@ FBN_API void fbn_layer_desc_init(fbn_layer_desc *desc, size_t size);
 typedef struct fbn_layer fbn_layer;
 
 /* Says how many bytes of workspace a layer of this description needs, forward and backward.
- * On the CPU at most (2 N O + N I + O I) elements + 4 MB, where N is max_batch; usually N O + a
- * little (README). bytes: receives the size, on success alone. desc->workspace and workspace_size
- * are not looked at. Errors: those of fbn_layer_create. Threads: any. */
+ * On the CPU: N O elements of param type, a little for each feature and each 512 rows, and for the
+ * half types 1 MB a thread; never more than 2 N O + N I + O I elements + 4 MB on up to 3 threads,
+ * with N = max_batch.
+ * Arguments: bytes receives the size, on success alone; desc->workspace is not looked at.
+ * Errors: those of fbn_layer_create. Threads: any. */
 FBN_API fbn_status fbn_layer_workspace_size(fbn_context *context, const fbn_layer_desc *desc,
                                             size_t *bytes);
 
 /* Creates a layer: checks the description, chooses the kernels, takes or allocates the workspace.
  * Afterwards the layer's calls allocate nothing.
- * layer: receives it, on success alone. desc is copied.
- * Errors: FBN_ERR_NULL_POINTER; FBN_ERR_STRUCT_SIZE; FBN_ERR_SIZE (a feature count or max_batch <
- * 1); FBN_ERR_OVERFLOW; FBN_ERR_ENUM; FBN_ERR_INVALID_ARGUMENT (eps or momentum);
- * FBN_ERR_UNSUPPORTED (a forced kernel that this machine cannot run or that there is none of, or a
- * description that the backend cannot do); FBN_ERR_WORKSPACE; FBN_ERR_ALIGNMENT and
- * FBN_ERR_MEMORY_KIND (workspace); FBN_ERR_OUT_OF_MEMORY; FBN_ERR_DEVICE. Threads: any. */
+ * Arguments: layer receives it, on success alone; desc is copied.
+ * Errors:
+ *     FBN_ERR_NULL_POINTER       layer, context or desc
+ *     FBN_ERR_STRUCT_SIZE        desc not initialised
+ *     FBN_ERR_SIZE               a feature count or max_batch < 1
+ *     FBN_ERR_OVERFLOW           a matrix of 2^63 bytes or more
+ *     FBN_ERR_ENUM               an unknown dtype, math, scale, activation or flag
+ *     FBN_ERR_INVALID_ARGUMENT   eps or momentum out of range
+ *     FBN_ERR_UNSUPPORTED        the forced kernel does not exist or refuses; the backend cannot
+ *     FBN_ERR_WORKSPACE          workspace_size too small
+ *     FBN_ERR_ALIGNMENT, FBN_ERR_MEMORY_KIND   the workspace
+ *     FBN_ERR_OUT_OF_MEMORY, FBN_ERR_DEVICE
+ * Threads: any. */
 FBN_API fbn_status fbn_layer_create(fbn_layer **layer, fbn_context *context,
                                     const fbn_layer_desc *desc);
 
@@ -324,25 +341,22 @@ FBN_API const char *fbn_layer_describe(const fbn_layer *layer);
 /* The caller's parameters. Read at every call; fbn_forward_train alone writes the last three. */
 typedef struct fbn_params {
     size_t struct_size;
-    const void *weight; /* W [O,I], dtype; required */
-    int64_t ldw;        /* leading dimension of weight */
-    const void *bias;   /* b [O], param type; NULL: 0 */
-    const void
-        *pre_scale; /* s [1] or [O], param type; required where the description has it, else NULL */
-    const void *post_scale; /* t [1] or [O], param type; likewise */
-    const void *gamma;      /* [O], param type; NULL: 1 */
-    const void *beta;       /* [O], param type; NULL: 0 */
-    void *running_mean; /* [O], param type; with running_var, or neither; required in inference */
-    void *running_var;  /* [O], param type */
-    int64_t
-        *num_batches_tracked; /* [1]; optional; required by FBN_CUMULATIVE_AVERAGE in training */
+    const void *weight;           /* W [O,I], dtype; required */
+    int64_t ldw;                  /* leading dimension of weight */
+    const void *bias;             /* b [O], param type; NULL: 0 */
+    const void *pre_scale;        /* s [1] or [O], param type; given if the description has it */
+    const void *post_scale;       /* t [1] or [O], param type; given if the description has it */
+    const void *gamma;            /* [O], param type; NULL: 1 */
+    const void *beta;             /* [O], param type; NULL: 0 */
+    void *running_mean;           /* [O], param type; both or neither; both in inference */
+    void *running_var;            /* [O], param type */
+    int64_t *num_batches_tracked; /* [1]; optional, but FBN_CUMULATIVE_AVERAGE needs it to train */
 } fbn_params;
 
 /* Fills *params with NULL and 0. size is sizeof(fbn_params). */
 FBN_API void fbn_params_init(fbn_params *params, size_t size);
 
-/* ---------------------------------------------------------------------------------------------
- * forward */
+/* -------------------------------------------------------------------------------------- forward */
 
 typedef struct fbn_forward_args {
     size_t struct_size;
@@ -351,13 +365,13 @@ typedef struct fbn_forward_args {
     int64_t ldx;
     void *y; /* [N,O], dtype; written */
     int64_t ldy;
-    void *saved; /* what fbn_backward needs, of fbn_layer_saved_size() bytes, aligned to 64; NULL:
-                    nothing is saved */
-    size_t saved_size; /* bytes at saved */
-    void *
-        batch_mean; /* [O], param type: mean of z over the batch; NULL: not wanted; training only */
-    void
-        *batch_var; /* [O], param type: population variance of z; NULL: not wanted; training only */
+    /* What fbn_backward needs, aligned to 64 bytes; NULL: nothing is saved. */
+    void *saved;
+    size_t saved_size; /* bytes there, at least what fbn_layer_saved_size() says */
+    /* Mean and population variance of z over the batch, [O], param type; NULL: not wanted.
+     * Training alone. */
+    void *batch_mean;
+    void *batch_var;
 } fbn_forward_args;
 
 /* Fills *args with NULL and 0. size is sizeof(fbn_forward_args). */
@@ -370,27 +384,44 @@ FBN_API fbn_status fbn_layer_saved_size(const fbn_layer *layer, int64_t batch, s
 
 /* Computes the layer with the statistics of the batch, and moves the running statistics.
  *
- * Formula (design by the algebra: bias and scale need no pass of their own): with ubar and var the
- * mean and population variance of u over the rows and r = 1 / sqrt(s^2 var + eps), y = act(t gamma
- * s r (u - ubar) + t beta) batch_mean = s (ubar + b),  batch_var = s^2 var running_mean = (1 - m)
- * running_mean + m batch_mean running_var  = (1 - m) running_var  + m batch_var N / (N - 1) (as
- * PyTorch; FBN_BIASED_RUNNING_VAR: no factor) with m = momentum, or 1 / num_batches_tracked under
- * FBN_CUMULATIVE_AVERAGE. num_batches_tracked counts up by one first, saturating at INT64_MAX; for
- * a count below 1 the cumulative m is 1. Moments are (count, mean, M2) triples merged by Chan,
- * Golub & LeVeque's formula (1983), never E[u^2] - E[u]^2. A column whose u is constant gives
- * exactly act(t beta). At eps = 0 a constant column follows IEEE arithmetic (NaN).
+ * Formula: bias and scale cancel out of zhat, so with ubar and var the mean and the population
+ * variance of u over the rows and r = 1 / sqrt(s^2 var + eps),
+ *     y = act(t gamma s r (u - ubar) + t beta)
+ *     batch_mean = s (ubar + b)
+ *     batch_var = s^2 var
+ *     running_mean = (1 - m) running_mean + m batch_mean
+ *     running_var = (1 - m) running_var + m batch_var N / (N - 1)
+ * as PyTorch has them; under FBN_BIASED_RUNNING_VAR without the factor N / (N - 1). m = momentum,
+ * or 1 / num_batches_tracked under FBN_CUMULATIVE_AVERAGE. num_batches_tracked counts up by one
+ * first and stays at INT64_MAX; for a count below 1 the cumulative m is 1. Moments are
+ * (count, mean, M2) triples merged by the formula of Chan, Golub & LeVeque (1983), never
+ * E[u^2] - E[u]^2. A column whose u is constant gives exactly act(t beta); at eps = 0 it follows
+ * IEEE arithmetic (NaN).
  *
- * Arguments: params (weight, description's scales; the rest optional), args as declared above.
+ * Arguments: params (weight and the description's scales; the rest is optional); args.
  * N = 0 does nothing and succeeds.
- * Writes: y; saved, batch_mean, batch_var where given; running_mean, running_var,
- * num_batches_tracked where given. Workspace: the layer's; nothing is allocated. Errors:
- * FBN_ERR_NULL_POINTER; FBN_ERR_STRUCT_SIZE; FBN_ERR_SIZE (batch < 0); FBN_ERR_BATCH_TOO_LARGE;
- * FBN_ERR_BATCH_OF_ONE (N = 1); FBN_ERR_LEADING_DIMENSION; FBN_ERR_OVERFLOW; FBN_ERR_MISSING_PARAM;
- * FBN_ERR_OVERLAP; FBN_ERR_ALIGNMENT; FBN_ERR_SAVED (saved_size too small); FBN_ERR_MEMORY_KIND;
- * FBN_ERR_DEVICE. All but the last are found before anything is written; after FBN_ERR_DEVICE
- * outputs are undefined. Threads and streams: one thread at a time for a layer; queued on the
- * context's stream on CUDA. Accuracy: within twice the error of the unfused computation in the same
- * precision; half types round once. */
+ * Writes: y; saved, batch_mean, batch_var, running_mean, running_var, num_batches_tracked where
+ * given.
+ * Workspace: the layer's; nothing is allocated.
+ * Errors, found before anything is written:
+ *     FBN_ERR_NULL_POINTER        a required argument
+ *     FBN_ERR_STRUCT_SIZE         params or args not initialised
+ *     FBN_ERR_SIZE                batch < 0
+ *     FBN_ERR_BATCH_TOO_LARGE     batch > max_batch
+ *     FBN_ERR_BATCH_OF_ONE        batch = 1 has no variance
+ *     FBN_ERR_LEADING_DIMENSION   a leading dimension is shorter than its row
+ *     FBN_ERR_OVERFLOW            a matrix of 2^63 bytes or more
+ *     FBN_ERR_MISSING_PARAM       a scale of the description, one running statistic without the
+ *                                 other, no num_batches_tracked under FBN_CUMULATIVE_AVERAGE
+ *     FBN_ERR_INVALID_ARGUMENT    a scale that the description has not
+ *     FBN_ERR_OVERLAP             an output overlaps an input or another output
+ *     FBN_ERR_ALIGNMENT           a pointer not aligned to its element, saved not to 64 bytes
+ *     FBN_ERR_SAVED               saved_size too small
+ *     FBN_ERR_MEMORY_KIND         a pointer that the backend cannot reach
+ * FBN_ERR_DEVICE: the device failed; the outputs are undefined.
+ * Threads and streams: one thread at a time for a layer; on CUDA queued on the context's stream.
+ * Accuracy: within twice the error of the unfused computation in the same precision; half types
+ * round once, at the end. */
 FBN_API fbn_status fbn_forward_train(fbn_layer *layer, const fbn_params *params,
                                      const fbn_forward_args *args);
 
@@ -399,16 +430,17 @@ FBN_API fbn_status fbn_forward_train(fbn_layer *layer, const fbn_params *params,
  * Formula: with r = 1 / sqrt(running_var + eps),
  *     y = act(t (gamma r (s (u + b) - running_mean) + beta))
  *
- * Arguments: as for fbn_forward_train; running_mean and running_var are required and only read;
- * batch_mean and batch_var must be NULL. Any N >= 0. With saved given, fbn_backward computes the
- * gradients of this formula (frozen statistics). Writes: y; saved where given. Workspace, errors,
- * threads, accuracy: as for fbn_forward_train, without FBN_ERR_BATCH_OF_ONE;
- * FBN_ERR_INVALID_ARGUMENT (batch_mean or batch_var given). */
+ * Arguments: as for fbn_forward_train, but running_mean and running_var are required and only
+ * read, num_batches_tracked is not looked at, and batch_mean and batch_var are NULL. Any N >= 0.
+ * After a call with saved, fbn_backward gives the gradients of this formula: frozen statistics.
+ * Writes: y; saved where given.
+ * Workspace, threads and streams, accuracy: as for fbn_forward_train.
+ * Errors: as for fbn_forward_train, without FBN_ERR_BATCH_OF_ONE; FBN_ERR_MISSING_PARAM for the
+ * running statistics; FBN_ERR_INVALID_ARGUMENT for batch_mean or batch_var. */
 FBN_API fbn_status fbn_forward_infer(fbn_layer *layer, const fbn_params *params,
                                      const fbn_forward_args *args);
 
-/* ---------------------------------------------------------------------------------------------
- * backward */
+/* ------------------------------------------------------------------------------------- backward */
 
 typedef struct fbn_backward_args {
     size_t struct_size;
@@ -442,42 +474,53 @@ typedef struct fbn_grads {
 /* Fills *grads with NULL and 0. size is sizeof(fbn_grads). */
 FBN_API void fbn_grads_init(fbn_grads *grads, size_t size);
 
-/* Computes the gradients of a forward that filled `saved`: of fbn_forward_train through the batch
- * statistics, of fbn_forward_infer with frozen statistics.
+/* Computes the gradients of the forward that filled `saved`: of fbn_forward_train through the
+ * batch's statistics, of fbn_forward_infer with frozen statistics.
  *
- * Formula: with g = dL/dv (the activation's backward, v recomputed from the saved u), G = sum_n g,
- * K = sum_n g (u - ubar), alpha = t gamma s r and r as in the forward, after fbn_forward_train
- *     dbeta = t G,  dgamma = t s r K,  dt = gamma s r K + beta G,  ds = t gamma r^3 eps K,  db = 0
- *     du = alpha (g - G / N - (u - ubar) s^2 r^2 K / N),  dx = du W,  dW = du^T x
- * (the backward of Ioffe & Szegedy 2015, section 3, with the scales carried through; nothing is
- * divided by s, gamma or t); after fbn_forward_infer du = alpha g and the parameters' gradients are
- * the plain sums. A scalar scale's gradient is the sum over features.
+ * Formula (Ioffe & Szegedy 2015, section 3, with the scales carried through): with g = dL/dv (the
+ * activation's backward, v recomputed from the saved u), G = sum of g and K = sum of g (u - ubar)
+ * over the rows, alpha = t gamma s r and r as in the forward, after fbn_forward_train
+ *     dbeta = t G
+ *     dgamma = t s r K
+ *     dt = gamma s r K + beta G
+ *     ds = t gamma r^3 eps K
+ *     db = 0, exactly
+ *     du = alpha (g - G / N - (u - ubar) s^2 r^2 K / N)
+ *     dx = du W
+ *     dW = du^T x
+ * and after fbn_forward_infer du = alpha g and the parameters' gradients are the plain sums.
+ * Nothing is divided by s, gamma or t: zeros are harmless. A scalar scale's gradient is the sum
+ * over the features.
  *
- * Arguments: params, x, dy unchanged since the forward (running statistics are not looked at). y is
- * not needed. Writes: the gradients given; overwritten, or added to under FBN_ACCUMULATE. N = 0:
- * the gradients are zeros (unchanged under FBN_ACCUMULATE). Workspace: the layer's; nothing is
- * allocated. Errors: as for fbn_forward_train, without FBN_ERR_BATCH_OF_ONE; FBN_ERR_ENUM (unknown
- * flag); FBN_ERR_SAVED (saved_size is not that of this batch, or the buffer was not written by a
- * forward of this layer with this batch: the latter found by the CPU alone);
- * FBN_ERR_INVALID_ARGUMENT (a gradient of a scale that the description has not). Threads and
- * streams: as for fbn_forward_train. Accuracy: within twice the error of the unfused computation in
- * the same precision; half types round once. */
+ * Arguments: params and x unchanged since the forward; the running statistics are not looked at,
+ * and y is not needed.
+ * Writes: the gradients given; overwritten, or added to under FBN_ACCUMULATE. N = 0: zeros, or
+ * nothing under FBN_ACCUMULATE.
+ * Workspace: the layer's; nothing is allocated.
+ * Errors: as for fbn_forward_train, without FBN_ERR_BATCH_OF_ONE; FBN_ERR_ENUM for an unknown flag;
+ * FBN_ERR_INVALID_ARGUMENT for the gradient of a scale that the description has not; FBN_ERR_SAVED
+ * where saved_size is not this batch's, or (found by the CPU alone) where no forward of this layer
+ * with this batch wrote the buffer.
+ * Threads and streams, accuracy: as for fbn_forward_train. */
 FBN_API fbn_status fbn_backward(fbn_layer *layer, const fbn_params *params,
                                 const fbn_backward_args *args, const fbn_grads *grads);
 
 /* --------------------------------------------------------------------------------- folding and
  * serving */
 
-/* Computes the plain linear layer that equals this one in inference up to the activation: act(x
- * weight^T + bias).
+/* Computes the plain linear layer that equals this one in inference, up to the activation.
  *
- * Formula: weight = alpha W, bias = t (beta + gamma r (s b - running_mean)), with alpha = t gamma s
- * r and r = 1 / sqrt(running_var + eps); in double, rounded once.
+ * Formula: with alpha = t gamma s r and r = 1 / sqrt(running_var + eps),
+ *     weight = alpha W
+ *     bias = t (beta + gamma r (s b - running_mean))
+ * in double, rounded once (to a half type: from float).
  *
- * weight: [O,I], dtype, leading dimension ldw (0: I). bias: [O], param type. params: running
- * statistics required. Writes: weight and bias. Workspace: none beyond the layer's. Errors:
- * FBN_ERR_NULL_POINTER; FBN_ERR_STRUCT_SIZE; FBN_ERR_LEADING_DIMENSION; FBN_ERR_OVERFLOW;
- * FBN_ERR_MISSING_PARAM; FBN_ERR_OVERLAP; FBN_ERR_ALIGNMENT; FBN_ERR_MEMORY_KIND; FBN_ERR_DEVICE.
+ * Arguments: params with the running statistics; weight [O,I], dtype, leading dimension ldw (0: I);
+ * bias [O], param type.
+ * Writes: weight and bias. Workspace: the layer's.
+ * Errors: FBN_ERR_NULL_POINTER, FBN_ERR_STRUCT_SIZE, FBN_ERR_LEADING_DIMENSION, FBN_ERR_OVERFLOW,
+ * FBN_ERR_MISSING_PARAM, FBN_ERR_INVALID_ARGUMENT, FBN_ERR_OVERLAP, FBN_ERR_ALIGNMENT,
+ * FBN_ERR_MEMORY_KIND, FBN_ERR_DEVICE, each as for fbn_forward_infer.
  * Threads and streams: as for fbn_forward_infer. */
 FBN_API fbn_status fbn_fold(fbn_layer *layer, const fbn_params *params, void *weight, int64_t ldw,
                             void *bias);
@@ -485,10 +528,13 @@ FBN_API fbn_status fbn_fold(fbn_layer *layer, const fbn_params *params, void *we
 /* A layer folded and packed for serving: immutable, with its own copy of what it needs. */
 typedef struct fbn_prepared fbn_prepared;
 
-/* Folds and packs the layer's parameters for inference. Later changes of the parameters are not
- * seen; layer and parameters may go. Formula: that of fbn_fold. The half types keep the folded
- * weight in float. prepared: receives it, on success alone. params: running statistics required.
- * Errors: as for fbn_fold, and FBN_ERR_OUT_OF_MEMORY. Threads: as for fbn_fold. */
+/* Folds and packs the layer's parameters for serving. Later changes of the parameters are not seen;
+ * the layer and the parameters may go.
+ *
+ * Formula: that of fbn_fold; the half types keep the folded weight in float.
+ *
+ * Arguments: prepared receives the result, on success alone; params with the running statistics.
+ * Errors: as for fbn_fold, and FBN_ERR_OUT_OF_MEMORY. Threads and streams: as for fbn_fold. */
 FBN_API fbn_status fbn_prepare_infer(fbn_prepared **prepared, fbn_layer *layer,
                                      const fbn_params *params);
 
@@ -497,14 +543,15 @@ FBN_API void fbn_prepared_destroy(fbn_prepared *prepared);
 
 typedef struct fbn_run_args {
     size_t struct_size;
-    int64_t batch; /* N >= 0; not bound by the layer's max_batch */
+    int64_t batch; /* N >= 0; the layer's max_batch is no bound */
     const void *x; /* [N,I], dtype */
     int64_t ldx;
     void *y; /* [N,O], dtype; written */
     int64_t ldy;
-    void *workspace; /* this call's own, of fbn_prepared_workspace_size() bytes, aligned to 64
-                        (CUDA: 256); NULL where that is 0 */
-    size_t workspace_size;
+    /* This call's own, memory of the backend, aligned to 64 bytes (CUDA: 256); NULL if none is
+     * needed. */
+    void *workspace;
+    size_t workspace_size; /* bytes there, at least what fbn_prepared_workspace_size() says */
 } fbn_run_args;
 
 /* Fills *args with NULL and 0. size is sizeof(fbn_run_args). */
@@ -515,12 +562,16 @@ FBN_API void fbn_run_args_init(fbn_run_args *args, size_t size);
 FBN_API fbn_status fbn_prepared_workspace_size(const fbn_prepared *prepared, int64_t batch,
                                                size_t *bytes);
 
-/* Computes y = act(x weight^T + bias) with the folded weight and bias.
- * Arguments: as declared above. N = 0 does nothing. Writes: y. Allocates nothing.
- * Errors: FBN_ERR_NULL_POINTER; FBN_ERR_STRUCT_SIZE; FBN_ERR_SIZE (batch < 0);
- * FBN_ERR_LEADING_DIMENSION; FBN_ERR_OVERFLOW; FBN_ERR_OVERLAP; FBN_ERR_ALIGNMENT;
- * FBN_ERR_WORKSPACE; FBN_ERR_MEMORY_KIND; FBN_ERR_DEVICE. Threads: any number at once, each with
- * its own workspace and y. Accuracy: as for fbn_forward_infer. */
+/* Computes the prepared layer.
+ *
+ * Formula: y = act(x weight^T + bias), with weight and bias as fbn_fold has them.
+ *
+ * Arguments: as declared above. N = 0 does nothing and succeeds. Writes: y. Allocates nothing.
+ * Errors: FBN_ERR_NULL_POINTER, FBN_ERR_STRUCT_SIZE, FBN_ERR_SIZE (batch < 0),
+ * FBN_ERR_LEADING_DIMENSION, FBN_ERR_OVERFLOW, FBN_ERR_OVERLAP, FBN_ERR_ALIGNMENT,
+ * FBN_ERR_WORKSPACE, FBN_ERR_MEMORY_KIND, FBN_ERR_DEVICE, each as for fbn_forward_infer.
+ * Threads: any number at once, each with a workspace and y of its own. On CUDA queued on the
+ * context's stream. Accuracy: as for fbn_forward_infer. */
 FBN_API fbn_status fbn_prepared_run(const fbn_prepared *prepared, const fbn_run_args *args);
 
 #ifdef __cplusplus
