@@ -27,16 +27,11 @@
 #define FBNI_UNROLL _Pragma("GCC unroll 32")
 #endif
 
-/* What a set is, by its name: the vector's size, and the rows taken together by the column sums,
- * which are held in registers, half of those that the set has. */
+/* What a set is, by its name: the size of its vectors. */
 #define FBNI_VEC_BYTES_avx512 64
 #define FBNI_VEC_BYTES_avx2 32
 #define FBNI_VEC_BYTES_baseline 16
-#define FBNI_GROUP_avx512 16
-#define FBNI_GROUP_avx2 8
-#define FBNI_GROUP_baseline 8
 #define FBNI_VEC_BYTES FBNI_CAT(FBNI_VEC_BYTES_, FBNI_ISA)
-#define FBNI_GROUP FBNI_CAT(FBNI_GROUP_, FBNI_ISA)
 
 #if FBNI_VEC_BYTES == 64
 #define FBNI_X86 1
@@ -51,8 +46,14 @@
 #define FBNI_X86 0
 #endif
 
+/* How many rows the kernels take together. More are slower: rows that lie a power of two apart
+ * share few sets of the first-level cache, and prefetchers follow few streams. */
 enum {
-    STRIP = 4,          /* rows that an elementwise kernel takes together: parameters load once */
+    MOMENT_ROWS = 8, /* held in registers between the mean and the squares about it */
+    SUM_ROWS = 4,
+    STRIP_ROWS = 4, /* elementwise: parameters are loaded once a strip */
+};
+enum {
     SPLIT = 4,          /* independent accumulators along a row */
     SUM_COLUMNS = 4096, /* columns summed before the sum goes to a double */
 };

@@ -13,7 +13,7 @@
 #define EXP_MIN (-104.0F) /* exp rounds to 0 up to here */
 #define GELU_END 14.5F    /* t Phi(-t) rounds to 0 from here on */
 #define SILU_END 110.0F   /* t exp(-t) rounds to 0 from here on */
-#define SCALE_SPLIT 64 /* 2^n = 2^(n + 64) * 2^-64, n >= -160 */
+#define SCALE_SPLIT 64    /* 2^n = 2^(n + 64) * 2^-64, n >= -160 */
 #define SCALE_REST 0x1p-64F
 #define HIGH_BITS 0xfffff000u
 /* (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2; error of exp 1.1e-8. */
@@ -51,9 +51,10 @@ static const real X(tail_coefficients)[] = {
 
 /* A positive number p * 2^n in two parts, so that a product with it can be formed before it
  * underflows. n is kept as n + ROUND_MAGIC. */
-typedef struct X(scaled) {
+#define scaled X(scaled)
+typedef struct scaled {
     vreal p, n;
-} X(scaled);
+} scaled;
 
 /* sum_k c[k] x^k by Horner's rule. */
 static FBNI_INLINE vreal X(polynomial)(const real *c, int count, vreal x)
@@ -79,9 +80,9 @@ static FBNI_INLINE vreal X(scale)(vreal v, vreal n)
 
 /* exp(high + low): x = n ln 2 + r, exp(x) = 2^n exp(r), with |low| small enough for high + low to
  * give n. */
-static FBNI_INLINE X(scaled) X(exp_of_sum)(vreal high, vreal low)
+static FBNI_INLINE scaled X(exp_of_sum)(vreal high, vreal low)
 {
-    X(scaled) e;
+    scaled e;
     e.n = X(fma)(high + low, X(splat)(LOG2_E), X(splat)(ROUND_MAGIC));
     vreal n = e.n - ROUND_MAGIC;
     vreal r = X(fma)(n, X(splat)(-LN2_HIGH), high);
@@ -92,7 +93,7 @@ static FBNI_INLINE X(scaled) X(exp_of_sum)(vreal high, vreal low)
 }
 
 /* exp(x) for EXP_MIN <= x <= 0; the low part is the constant -0, whose addition is dropped. */
-static FBNI_INLINE X(scaled) X(exp_scaled)(vreal x)
+static FBNI_INLINE scaled X(exp_scaled)(vreal x)
 {
     return X(exp_of_sum)(x, X(splat)(-(real)0));
 }
@@ -100,7 +101,7 @@ static FBNI_INLINE X(scaled) X(exp_scaled)(vreal x)
 /* exp(x) for x <= 0, which is all that is needed: 0 for -infinity, NaN for NaN. */
 static FBNI_INLINE vreal X(exp)(vreal x)
 {
-    X(scaled) e = X(exp_scaled)(X(max)(X(splat)(EXP_MIN), x));
+    scaled e = X(exp_scaled)(X(max)(X(splat)(EXP_MIN), x));
     return X(scale)(e.p, e.n);
 }
 
@@ -114,7 +115,7 @@ static FBNI_INLINE vreal X(high_part)(vreal v)
 
 /* exp(-t^2/2) for 0 <= t <= GELU_END. The square needs more than a real's bits: its rounding
  * error, up to 2^-24 * 105 in f32, would be exp's relative error. */
-static FBNI_INLINE X(scaled) X(gauss)(vreal t)
+static FBNI_INLINE scaled X(gauss)(vreal t)
 {
 #ifdef __FMA__
     vreal square = t * t, rest = X(fma)(t, t, -square);
@@ -160,7 +161,7 @@ static FBNI_INLINE vreal X(positive_part)(vreal v)
 static FBNI_INLINE vreal X(gelu)(vreal v)
 {
     vreal t = X(min)(X(splat)(GELU_END), X(abs)(v));
-    X(scaled) e = X(gauss)(t);
+    scaled e = X(gauss)(t);
     return X(positive_part)(v) - X(scale)(e.p * (t * X(tail_over_gauss)(t)), e.n);
 }
 
@@ -169,7 +170,7 @@ static FBNI_INLINE vreal X(gelu_slope)(vreal v)
 {
     const vreal root = X(splat)((real)0.39894228040143267793994605993438); /* 1/sqrt(2 pi) */
     vreal t = X(min)(X(splat)(GELU_END), X(abs)(v));
-    X(scaled) e = X(gauss)(t);
+    scaled e = X(gauss)(t);
     vreal left = X(scale)(e.p * X(fma)(-t, root, X(tail_over_gauss)(t)), e.n);
     return X(select)(v > 0, (real)1 - left, left) + v * (real)0; /* infinity * 0 is a NaN */
 }
@@ -178,7 +179,7 @@ static FBNI_INLINE vreal X(gelu_slope)(vreal v)
 static FBNI_INLINE vreal X(silu)(vreal v)
 {
     vreal t = X(min)(X(splat)(SILU_END), X(abs)(v));
-    X(scaled) e = X(exp_scaled)(-t);
+    scaled e = X(exp_scaled)(-t);
     vreal left = v * (real)0 - X(scale)(e.p * t, e.n);
     return X(select)(v > 0, v, left) / (X(scale)(e.p, e.n) + (real)1);
 }
@@ -187,7 +188,7 @@ static FBNI_INLINE vreal X(silu)(vreal v)
 static FBNI_INLINE vreal X(silu_slope)(vreal v)
 {
     vreal t = X(min)(X(splat)(SILU_END), X(abs)(v));
-    X(scaled) e = X(exp_scaled)(-t);
+    scaled e = X(exp_scaled)(-t);
     vreal s = (real)1 / (X(scale)(e.p, e.n) + (real)1); /* at t */
     vreal left = X(scale)(e.p * s * X(fma)(-t, s, X(splat)(1)), e.n);
     return X(select)(v > 0, (real)1 - left, left) + v * (real)0; /* infinity * 0 is a NaN */
