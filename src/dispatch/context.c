@@ -128,7 +128,8 @@ static fbn_status take_options(const fbn_context_options *given, fbn_context_opt
         return status;
     full->host_allocator = host;
     if (full->threads < 0)
-        return fbni_fail(FBN_ERR_INVALID_ARGUMENT, "threads is %d", full->threads);
+        return fbni_fail(FBN_ERR_INVALID_ARGUMENT, "threads is %d, but must be at least 0",
+                         full->threads);
     return FBN_OK;
 }
 

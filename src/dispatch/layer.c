@@ -154,6 +154,23 @@ static fbn_status take_desc(const fbn_layer_desc *given, fbn_layer_desc *full)
     return FBN_OK;
 }
 
+/* A refusal of a kernel that the program did not ask for says who did. */
+static fbn_status explain_kernel(fbn_status status, const fbn_layer_desc *given,
+                                 const fbn_layer_desc *full)
+{
+    if (status == FBN_ERR_UNSUPPORTED && full->kernel && !given->kernel)
+        return fbni_fail(status, "FUSEDBN_KERNEL is %.100s: %s", full->kernel, fbn_last_error());
+    return status;
+}
+
+static fbn_status query_workspace(const fbn_context *context, const fbn_layer_desc *given,
+                                  const fbn_layer_desc *full, size_t *bytes)
+{
+    const fbn_status status = context->backend->layer_workspace_size(context->state, full, bytes);
+
+    return explain_kernel(status, given, full);
+}
+
 /* ---- workspace ---- */
 
 fbn_status fbn_layer_workspace_size(fbn_context *context, const fbn_layer_desc *desc, size_t *bytes)
@@ -167,7 +184,7 @@ fbn_status fbn_layer_workspace_size(fbn_context *context, const fbn_layer_desc *
     if (!bytes)
         return fbni_fail_null("bytes");
     if ((status = take_desc(desc, &full)) != FBN_OK ||
-        (status = context->backend->layer_workspace_size(context->state, &full, &size)) != FBN_OK)
+        (status = query_workspace(context, desc, &full, &size)) != FBN_OK)
         return status;
     *bytes = size;
     return FBN_OK;
@@ -223,8 +240,7 @@ fbn_status fbn_layer_create(fbn_layer **layer, fbn_context *context, const fbn_l
     if (!context)
         return fbni_fail_null("context");
     if ((status = take_desc(desc, &full)) != FBN_OK ||
-        (status = context->backend->layer_workspace_size(context->state, &full, &needed)) !=
-            FBN_OK ||
+        (status = query_workspace(context, desc, &full, &needed)) != FBN_OK ||
         (full.workspace && (status = check_workspace(context, &full, needed)) != FBN_OK) ||
         (status = fbni_host_allocate(context, sizeof *made, "a layer", &memory)) != FBN_OK)
         return status;
@@ -243,8 +259,10 @@ fbn_status fbn_layer_create(fbn_layer **layer, fbn_context *context, const fbn_l
         made->owns_workspace = true;
     }
     status = context->backend->layer_create(&made->state, context->state, &full, made->workspace);
-    if (status != FBN_OK)
+    if (status != FBN_OK) {
+        status = explain_kernel(status, desc, &full);
         goto out;
+    }
     fbni_context_retain(context);
     *layer = made;
     return FBN_OK;

@@ -73,7 +73,7 @@ static fbn_status check_batch(const fbn_prepared *prepared, int64_t batch, int64
     fbn_status status;
 
     if (batch < 0)
-        return fbni_fail(FBN_ERR_SIZE, "batch is %" PRId64, batch);
+        return fbni_fail(FBN_ERR_SIZE, "batch is %" PRId64 ", but must be at least 0", batch);
     status =
         fbni_matrix_extent(&fbni_matrix_x, batch, prepared->in_features, prepared->element, ldx, x);
     if (status != FBN_OK)

@@ -112,7 +112,7 @@ fbn_status fbni_params_check(const fbn_layer *layer, fbni_use use, fbn_params *p
     fbn_status status;
 
     if (!params->weight)
-        return fbni_fail(FBN_ERR_MISSING_PARAM, "weight is missing");
+        return fbni_fail(FBN_ERR_MISSING_PARAM, "weight is missing, but every layer needs it");
     status = fbni_matrix_extent(&fbni_matrix_weight, layer->desc.out_features,
                                 layer->desc.in_features, layer->element, &params->ldw, weight);
     if (status != FBN_OK)
@@ -163,7 +163,7 @@ void fbni_params_add_inputs(fbni_spans *spans, const fbn_layer *layer, fbni_use 
 fbn_status fbni_batch_check(const fbn_layer *layer, int64_t batch)
 {
     if (batch < 0)
-        return fbni_fail(FBN_ERR_SIZE, "batch is %" PRId64, batch);
+        return fbni_fail(FBN_ERR_SIZE, "batch is %" PRId64 ", but must be at least 0", batch);
     if (batch > layer->desc.max_batch)
         return fbni_fail(FBN_ERR_BATCH_TOO_LARGE,
                          "batch is %" PRId64 ", but the layer's max_batch is %" PRId64, batch,
