@@ -78,7 +78,7 @@ def npy_seeds():
     put("npy", "bad-no-comma.npy", npy_raw("{'descr': '<f4' 'fortran_order': False}\n"))
     put("npy", "bad-no-colon.npy", npy_raw("{'descr' '<f4'}\n"))
     put("npy", "bad-no-value.npy", npy_raw("{'descr': }\n"))
-    put("npy", "bad-string.npy", npy_raw("{'descr: '<f4\n"))
+    put("npy", "bad-string.npy", npy_raw("{'descr: <f4\n"))
     put("npy", "bad-escape.npy", npy_dict(descr=r"'\x3cf4'"))
     put("npy", "bad-after-dict.npy", npy_raw(
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), } x\n", m.tobytes()))
