@@ -5,7 +5,7 @@
  * -DMODULE_WITHOUT_TABLE for a shared object that is no module. Otherwise a device whose memory is
  * one block: it copies, refuses pointers that are not in the block, and computes nothing.
  */
-#include "dispatch/backend.h"
+#include "backend.h"
 
 #include <string.h>
 
