@@ -130,10 +130,13 @@ typedef struct fbni_gemm {
     fbn_dtype c_dtype;
     void *scratch;
 } fbni_gemm;
-enum { FBNI_GEMM_M = 256, FBNI_GEMM_N = 256, FBNI_GEMM_K = 384 };
-#define FBNI_GEMM_SCRATCH                                                                          \
-    (sizeof(float) *                                                                               \
-     (FBNI_GEMM_M * FBNI_GEMM_K + FBNI_GEMM_N * FBNI_GEMM_K + FBNI_GEMM_M * FBNI_GEMM_N))
+enum {
+    FBNI_GEMM_M = 256, /* a tile of a half-type result, and the rows that set a block's depth */
+    FBNI_GEMM_N = 256,
+    FBNI_GEMM_A = 256 * 384, /* floats for a converted block of a, and of b */
+    FBNI_GEMM_B = 256 * 384
+};
+#define FBNI_GEMM_SCRATCH (sizeof(float) * (FBNI_GEMM_A + FBNI_GEMM_B + FBNI_GEMM_M * FBNI_GEMM_N))
 void fbni_cpu_gemm(const fbni_gemm *gemm);
 
 /* cpu_plan.c */
@@ -167,8 +170,12 @@ typedef struct fbni_cpu_tiled {
     bool product_per_tile; /* else fbni_cpu_tiled_product_all comes first */
     bool finish_per_tile;  /* else fbni_cpu_tiled_finish_all comes last */
 } fbni_cpu_tiled;
+/* Behind the product's scratch: rows of floats on their way to a half type, one or more. */
+enum { FBNI_TILED_STRIP = 4096 };
 #define FBNI_TILED_SCRATCH(O)                                                                      \
-    (fbni_align(FBNI_GEMM_SCRATCH) + fbni_align((size_t)(O) * sizeof(float)))
+    (fbni_align(FBNI_GEMM_SCRATCH) +                                                               \
+     fbni_align(((size_t)(O) > FBNI_TILED_STRIP ? (size_t)(O) : FBNI_TILED_STRIP) *                \
+                sizeof(float)))
 fbni_cpu_tile fbni_cpu_tile_of(const fbni_cpu_plan *plan, int64_t item, int64_t N, int64_t O);
 void fbni_cpu_tiled_product(const fbni_cpu_tiled *tiled, fbni_cpu_tile tile, int thread);
 void fbni_cpu_tiled_product_all(const fbni_cpu_tiled *tiled);
