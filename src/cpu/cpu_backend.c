@@ -107,6 +107,7 @@ const fbni_backend fbni_cpu_backend = {
     .abi = FBNI_BACKEND_ABI,
     .id = FBN_BACKEND_CPU,
     .name = "cpu",
+    .workspace_alignment = FBNI_CPU_ALIGN,
     .available = available,
     .context_create = context_create,
     .context_destroy = context_destroy,
