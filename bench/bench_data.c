@@ -252,6 +252,8 @@ void tensors_copy_inputs(struct tensors *to, const struct tensors *from)
 {
     for (int id = 0; id < T_Y; id++) {
         const enum tensor_id tensor = (enum tensor_id)id;
+        if (to->count[id] == 0)
+            continue;
         if (tensor_type(to, tensor) == tensor_type(from, tensor)) {
             memcpy(to->data[id], from->data[id], tensor_bytes(to, tensor));
             continue;
