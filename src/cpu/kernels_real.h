@@ -296,7 +296,7 @@ static void X(input_gradient)(int64_t rows, int64_t cols, const void *g, int64_t
 
 #include "kernels_softmax.h"
 
-/* ---- The set ---- */
+/* ---- The set: fbni_cpu_f32_<isa> or fbni_cpu_f64_<isa> ---- */
 
 const fbni_cpu_kernels FBNI_CAT(fbni_cpu, FBNI_CAT(X(), FBNI_CAT(_, FBNI_ISA))) = {
     .name = "cpu_f" FBNI_TEXT(FBNI_REAL_BITS) "_" FBNI_TEXT(FBNI_ISA),
