@@ -3,7 +3,7 @@
  * The contract of the CPU kernels: everything that is compiled once per instruction set.
  *
  * A kernel set is one instruction set and one real type (float or double): a const struct of
- * functions. The drivers (forward_cpu.c, backward_cpu.c, ...) are written once against it: they see
+ * functions. The drivers (cpu_forward.c, cpu_backward.c, ...) are written once against it: they see
  * real arrays as void pointers and move in them by `real_size`. Half-precision storage is converted
  * at the edge by load[] and store[]; every other kernel works on reals.
  *
