@@ -4,6 +4,7 @@
  */
 #define _XOPEN_SOURCE 700
 #include "convert.h"
+#include "json_watch.h"
 #include "npy.h"
 #include "safetensors.h"
 #include "tensor_file.h"
@@ -358,6 +359,43 @@ START_TEST(tensors_are_found_where_they_lie)
 }
 END_TEST
 
+/* One failing allocation of Jansson's gives FILE_OUT_OF_MEMORY, whichever it is, and nothing
+ * else: no complaint about the file, and no header with a piece missing. */
+static void fail_each_allocation(const char *path, const char *name)
+{
+    struct tensor_set set = {0};
+    struct pieces pieces;
+    struct file_error err;
+    enum file_status status = FILE_OUT_OF_MEMORY;
+
+    for (long n = 0; status != FILE_OK; n++) {
+        tensor_set_free(&set);
+        json_watch_allowed = n;
+        status = tensor_file_read(path, &set, &err);
+        ck_assert_msg(status == FILE_OK || status == FILE_OUT_OF_MEMORY, "%s: %s", name, err.text);
+    }
+    status = FILE_OUT_OF_MEMORY;
+    for (long n = 0; status != FILE_OK; n++) {
+        json_watch_allowed = n;
+        status = safetensors_layout(&set, &pieces, &err);
+        ck_assert_msg(status == FILE_OK || status == FILE_OUT_OF_MEMORY, "%s: %s", name, err.text);
+        pieces_free(&pieces);
+    }
+    json_watch_allowed = -1;
+    tensor_set_free(&set);
+}
+
+START_TEST(jansson_out_of_memory_is_noticed)
+{
+    char path[4096];
+    const char *const names[] = {"ok-same-metadata.safetensors", "ok-same-names.safetensors",
+                                 "ok-same-dtypes.safetensors"};
+
+    corpus_path(path, sizeof path, "safetensors", names[_i]);
+    fail_each_allocation(path, names[_i]);
+}
+END_TEST
+
 Suite *corpus_suite(void)
 {
     Suite *suite = suite_create("file readers and writers");
@@ -369,6 +407,7 @@ Suite *corpus_suite(void)
     tcase_add_test(tcase, what_fuzzing_found_is_taken);
     tcase_add_loop_test(tcase, values_are_right, 0, sizeof aranges / sizeof aranges[0]);
     tcase_add_test(tcase, tensors_are_found_where_they_lie);
+    tcase_add_loop_test(tcase, jansson_out_of_memory_is_noticed, 0, 3);
     suite_add_tcase(suite, tcase);
     return suite;
 }
