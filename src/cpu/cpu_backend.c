@@ -53,7 +53,7 @@ static fbn_status context_create(void **context, const fbni_host *host,
     c->threads = options->threads > 0 ? options->threads : fbni_cpu_default_threads();
     c->blas_nests = fbni_blas_nests();
     processor_name(processor, sizeof processor);
-    snprintf(c->text, sizeof c->text, "cpu: %s; %d thread%s; %s; BLAS: %s", processor, c->threads,
+    snprintf(c->text, sizeof c->text, "%s; %d thread%s; %s; BLAS: %s", processor, c->threads,
              c->threads == 1 ? "" : "s", fastest_row(), fbni_blas_describe(blas, sizeof blas));
     *context = c;
     return FBN_OK;
