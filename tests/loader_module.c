@@ -197,6 +197,7 @@ const fbni_backend fbni_module = {
     .abi = MODULE_ABI,
     .id = FBN_BACKEND_CUDA,
     .name = "cuda",
+    .workspace_alignment = 256,
     .available = available,
     .context_create = context_create,
     .context_destroy = destroy,
