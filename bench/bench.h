@@ -57,6 +57,9 @@ const char *operation_name(enum operation operation);
 const char *chain_name(enum chain chain);
 const char *dtype_name(fbn_dtype dtype);
 
+/* Whether the batch's statistics are used. */
+bool case_trains(const struct bench_case *c);
+
 /* Operations of the products alone, and bytes of the matrices that have to be moved once. */
 double case_flops(const struct bench_case *c);
 double case_bytes(const struct bench_case *c, fbn_dtype dtype);

@@ -61,6 +61,11 @@ const char *dtype_name(fbn_dtype dtype)
     return names[dtype];
 }
 
+bool case_trains(const struct bench_case *c)
+{
+    return c->operation == OP_TRAIN || c->operation == OP_TRAIN_BACKWARD;
+}
+
 double case_flops(const struct bench_case *c)
 {
     const double products = c->operation == OP_TRAIN_BACKWARD ? 3 : 1;

@@ -201,11 +201,13 @@ extern void openblas_set_num_threads(int threads) __attribute__((weak));
 
 static void set_threads(int threads)
 {
+#ifdef _OPENMP
+    omp_set_dynamic(0); /* the sums of the unfused computation count on equal teams */
+    if (threads > 0)
+        omp_set_num_threads(threads);
+#endif
     if (threads == 0)
         return;
-#ifdef _OPENMP
-    omp_set_num_threads(threads);
-#endif
     if (openblas_set_num_threads)
         openblas_set_num_threads(threads);
 }

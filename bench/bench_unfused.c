@@ -26,22 +26,30 @@ extern double exp(double);
 /* Below this many elements a pass is not worth waking other threads. */
 enum { ELEMENTS_A_THREAD = 1 << 15, COLUMN_ARRAYS = 6, PARTIAL_ARRAYS = 2, ALIGNMENT = 64 };
 
+/* Elements between the threads' sums: at least a cache line apart. */
+static int64_t partial_stride(const struct bench_case *c)
+{
+    return PARTIAL_ARRAYS * c->out + ALIGNMENT;
+}
+
 /* The rows of the calling thread. */
 struct share {
-    int64_t first, rows;
-    int thread;
+    int64_t rows;
+    int64_t at;   /* the first one's first element */
+    int64_t sums; /* where in `partial` the thread's sums begin */
 };
 
-static struct share share_of(int64_t rows)
+static struct share share_of(const struct bench_case *c)
 {
 #ifdef _OPENMP
     const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
 #else
     const int64_t threads = 1, thread = 0;
 #endif
-    const int64_t first = rows * thread / threads;
-    return (struct share){
-        .first = first, .rows = rows * (thread + 1) / threads - first, .thread = (int)thread};
+    const int64_t first = c->batch * thread / threads;
+    return (struct share){.rows = c->batch * (thread + 1) / threads - first,
+                          .at = first * c->out,
+                          .sums = thread * partial_stride(c)};
 }
 
 static int most_threads(void)
@@ -57,12 +65,6 @@ static int threads_for(const struct bench_case *c)
 {
     const int64_t useful = (c->batch * c->out + ELEMENTS_A_THREAD - 1) / ELEMENTS_A_THREAD;
     return useful < most_threads() ? (int)useful : most_threads();
-}
-
-/* Elements between the threads' sums: at least a cache line apart. */
-static int64_t partial_stride(const struct bench_case *c)
-{
-    return PARTIAL_ARRAYS * c->out + ALIGNMENT;
 }
 
 #define REAL float

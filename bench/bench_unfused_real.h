@@ -163,8 +163,8 @@ static void NAME(batch_statistics)(struct unfused_runner *r, REAL *mean, REAL *v
 
 #pragma omp parallel num_threads(threads)
     {
-        const struct share s = share_of(n);
-        NAME(sum_rows)(s.rows, o, z + s.first * o, sum + s.thread * partial_stride(c));
+        const struct share s = share_of(c);
+        NAME(sum_rows)(s.rows, o, z + s.at, sum + s.sums);
     }
     NAME(add_partial)(r, threads, o);
     for (int64_t j = 0; j < o; j++)
@@ -172,9 +172,8 @@ static void NAME(batch_statistics)(struct unfused_runner *r, REAL *mean, REAL *v
 
 #pragma omp parallel num_threads(threads)
     {
-        const struct share s = share_of(n);
-        NAME(sum_squares)
-        (s.rows, o, z + s.first * o, mean, sum + s.thread * partial_stride(c));
+        const struct share s = share_of(c);
+        NAME(sum_squares)(s.rows, o, z + s.at, mean, sum + s.sums);
     }
     NAME(add_partial)(r, threads, o);
     REAL *running_mean = r->real.data[T_MEAN], *running_var = r->real.data[T_VAR];
@@ -188,7 +187,7 @@ static void NAME(batch_statistics)(struct unfused_runner *r, REAL *mean, REAL *v
 static void NAME(forward)(struct unfused_runner *r)
 {
     const struct bench_case *c = r->bench_case;
-    const int64_t n = c->batch, o = c->out;
+    const int64_t o = c->out;
     const bool softmax = c->chain == CHAIN_BN_SCALE_SOFTMAX;
     const REAL *scale = r->real.data[T_SCALE], *bias = r->real.data[T_BIAS];
     const REAL *gamma = r->real.data[T_GAMMA], *beta = r->real.data[T_BETA];
@@ -198,11 +197,10 @@ static void NAME(forward)(struct unfused_runner *r)
     product_forward(c, &r->real, u);
 #pragma omp parallel num_threads(threads_for(c))
     {
-        const struct share s = share_of(n);
-        NAME(add_and_scale)
-        (s.rows, o, u + s.first * o, bias, softmax ? NULL : scale, z + s.first * o);
+        const struct share s = share_of(c);
+        NAME(add_and_scale)(s.rows, o, u + s.at, bias, softmax ? NULL : scale, z + s.at);
     }
-    if (c->operation == OP_TRAIN || c->operation == OP_TRAIN_BACKWARD) {
+    if (case_trains(c)) {
         NAME(batch_statistics)(r, mean, var);
     } else {
         memcpy(mean, r->real.data[T_MEAN], (size_t)o * sizeof(REAL));
@@ -212,9 +210,8 @@ static void NAME(forward)(struct unfused_runner *r)
         factor[j] = gamma[j] / (REAL)sqrt((double)(var[j] + (REAL)EPS));
 #pragma omp parallel num_threads(threads_for(c))
     {
-        const struct share s = share_of(n);
-        NAME(normalise)
-        (s.rows, o, z + s.first * o, mean, factor, beta, softmax ? scale : NULL, y + s.first * o);
+        const struct share s = share_of(c);
+        NAME(normalise)(s.rows, o, z + s.at, mean, factor, beta, softmax ? scale : NULL, y + s.at);
     }
 }
 
@@ -249,7 +246,7 @@ static void NAME(norm_coefficients)(struct unfused_runner *r, const REAL *sum, R
 static void NAME(backward)(struct unfused_runner *r)
 {
     const struct bench_case *c = r->bench_case;
-    const int64_t n = c->batch, o = c->out;
+    const int64_t o = c->out;
     const int threads = threads_for(c);
     const bool softmax = c->chain == CHAIN_BN_SCALE_SOFTMAX;
     const REAL *dy = r->real.data[T_DY], *y = r->real.data[T_Y], *z = r->z, *u = r->u;
@@ -260,27 +257,22 @@ static void NAME(backward)(struct unfused_runner *r)
 
 #pragma omp parallel num_threads(threads)
     {
-        const struct share s = share_of(n);
-        const int64_t at = s.first * o;
+        const struct share s = share_of(c);
         if (softmax)
-            NAME(softmax_gradient)(s.rows, o, y + at, dy + at, dz + at);
-        NAME(sum_gradient)
-        (s.rows, o, g + at, z + at, mean, sum + s.thread * partial_stride(c));
+            NAME(softmax_gradient)(s.rows, o, y + s.at, dy + s.at, dz + s.at);
+        NAME(sum_gradient)(s.rows, o, g + s.at, z + s.at, mean, sum + s.sums);
     }
     NAME(add_partial)(r, threads, 2 * o);
     NAME(norm_coefficients)(r, sum, a, b, shift);
 #pragma omp parallel num_threads(threads)
     {
-        const struct share s = share_of(n);
-        const int64_t at = s.first * o;
-        NAME(normalise_gradient)(s.rows, o, g + at, z + at, mean, a, b, shift, dz + at);
+        const struct share s = share_of(c);
+        NAME(normalise_gradient)(s.rows, o, g + s.at, z + s.at, mean, a, b, shift, dz + s.at);
     }
 #pragma omp parallel num_threads(threads)
     {
-        const struct share s = share_of(n);
-        const int64_t at = s.first * o;
-        NAME(scale_gradient)
-        (s.rows, o, u + at, bias, scale, dz + at, sum + s.thread * partial_stride(c));
+        const struct share s = share_of(c);
+        NAME(scale_gradient)(s.rows, o, u + s.at, bias, scale, dz + s.at, sum + s.sums);
     }
     NAME(add_partial)(r, threads, 2 * o);
     memcpy(r->real.data[T_DBIAS], sum, (size_t)o * sizeof *sum);

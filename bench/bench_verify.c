@@ -68,11 +68,10 @@ static void naive_linear(struct naive *n)
 static void naive_normalise(struct naive *n)
 {
     const int64_t batch = n->c->batch, out = n->c->out;
-    const bool training = n->c->operation == OP_TRAIN || n->c->operation == OP_TRAIN_BACKWARD;
 #pragma omp parallel for
     for (int64_t j = 0; j < out; j++) {
         double mean = input(n, T_MEAN)[j], var = input(n, T_VAR)[j];
-        if (training) {
+        if (case_trains(n->c)) {
             double sum = 0, squares = 0;
             for (int64_t i = 0; i < batch; i++)
                 sum += n->z[i * out + j];
