@@ -359,29 +359,38 @@ START_TEST(tensors_are_found_where_they_lie)
 }
 END_TEST
 
-/* One failing allocation of Jansson's gives FILE_OUT_OF_MEMORY, whichever it is, and nothing
- * else: no complaint about the file, and no header with a piece missing. */
+/* The status is FILE_OUT_OF_MEMORY where an allocation of Jansson's was made to fail, whichever it
+ * was, and FILE_OK where none was; returns whether one was. */
+static bool has_failed(enum file_status status, const char *name, const struct file_error *err)
+{
+    bool failed = json_watch_allowed < 0;
+
+    json_watch_allowed = -1;
+    ck_assert_msg(status == (failed ? FILE_OUT_OF_MEMORY : FILE_OK), "%s: status %d: %s", name,
+                  status, status != FILE_OK ? err->text : "a failure was not noticed");
+    return failed;
+}
+
 static void fail_each_allocation(const char *path, const char *name)
 {
     struct tensor_set set = {0};
-    struct pieces pieces;
+    struct pieces pieces = {0};
     struct file_error err;
-    enum file_status status = FILE_OUT_OF_MEMORY;
+    enum file_status status;
+    long n = 0;
 
-    for (long n = 0; status != FILE_OK; n++) {
+    do {
         tensor_set_free(&set);
-        json_watch_allowed = n;
+        json_watch_allowed = n++;
         status = tensor_file_read(path, &set, &err);
-        ck_assert_msg(status == FILE_OK || status == FILE_OUT_OF_MEMORY, "%s: %s", name, err.text);
-    }
-    status = FILE_OUT_OF_MEMORY;
-    for (long n = 0; status != FILE_OK; n++) {
-        json_watch_allowed = n;
-        status = safetensors_layout(&set, &pieces, &err);
-        ck_assert_msg(status == FILE_OK || status == FILE_OUT_OF_MEMORY, "%s: %s", name, err.text);
+    } while (has_failed(status, name, &err));
+    n = 0;
+    do {
         pieces_free(&pieces);
-    }
-    json_watch_allowed = -1;
+        json_watch_allowed = n++;
+        status = safetensors_layout(&set, &pieces, &err);
+    } while (has_failed(status, name, &err));
+    pieces_free(&pieces);
     tensor_set_free(&set);
 }
 
