@@ -130,7 +130,9 @@ def safetensors_ok_seeds():
     put("safetensors", "ok-same-layer.safetensors", save({
         "gemm.weight": f4, "gemm.bias": f4[:, 0].copy(), "scale": np.ones(1, "<f4"),
         "bn.weight": f4[:, 1].copy(), "bn.num_batches_tracked": np.array(7)}))
-    put("safetensors", "ok-same-metadata.safetensors", save({"x": f4}, {"format": "pt"}))
+    put("safetensors", "ok-same-metadata.safetensors",
+        save({"x": f4}, {"the \"name\" of a program": "π"}))
+    put("safetensors", "ok-same-metadata-alone.safetensors", save({}, {"format": "pt"}))
     put("safetensors", "ok-same-names.safetensors",
         save({"a/\"b\"\\\t": f4[0].copy(), "π·ε": f4[1].copy()}))
     put("safetensors", "ok-same-empty.safetensors", save({"x": np.zeros((0, 3), "<f2"), "y": f4}))
