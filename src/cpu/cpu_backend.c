@@ -50,7 +50,7 @@ static fbn_status context_create(void **context, const fbni_host *host,
     memset(c, 0, sizeof *c);
     c->host = host;
     c->allocator = *allocator;
-    c->threads = options->threads > 0 ? options->threads : fbni_cpu_default_threads();
+    c->threads = fbni_cpu_threads(options->threads);
     c->blas_nests = fbni_blas_nests();
     processor_name(processor, sizeof processor);
     snprintf(c->text, sizeof c->text, "%s; %d thread%s; %s; BLAS: %s", processor, c->threads,

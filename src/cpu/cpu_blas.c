@@ -216,14 +216,14 @@ static void gemm_any(const fbni_gemm *g)
 void fbni_cpu_gemm(const fbni_gemm *g)
 {
 #ifdef _OPENMP
-    /* A context of one thread keeps the BLAS to one: the setting holds for this region's own task
-     * alone. */
-    if (g->context->threads == 1 && g->context->blas_nests && !omp_in_parallel() &&
-        omp_get_max_threads() > 1 &&
+    /* A product outside any region runs on OpenMP's count of threads, which may be more than the
+     * context's. The count is set in a region of one, whose own it is: the caller's stays. */
+    if (g->context->blas_nests && !omp_in_parallel() &&
+        omp_get_max_threads() > g->context->threads &&
         (double)g->m * (double)g->n * (double)g->depth > BLAS_SERIAL_WORK) {
 #pragma omp parallel num_threads(1)
         {
-            omp_set_num_threads(1);
+            omp_set_num_threads(g->context->threads);
             gemm_any(g);
         }
         return;
