@@ -108,10 +108,12 @@ static int time_contest(struct contest *t, int64_t rounds, struct timing *timing
     return 0;
 }
 
-/* No layer is faster than its products at the machine's best rate, nor than its memory traffic. */
+/* No layer is faster than its products at the machine's best rate, whether that was seen on the
+ * square product or on this one, nor than its memory traffic. */
 static double floor_of(const struct bench_case *c, const struct timing *timings, double peak)
 {
-    return peak > 0 ? fmax(case_flops(c) / peak, timings[MEMORY].median) : 0;
+    const double products = fmin(case_flops(c) / peak, timings[PRODUCT].minimum);
+    return peak > 0 ? fmax(products, timings[MEMORY].median) : 0;
 }
 
 static void judge(struct result *r)
