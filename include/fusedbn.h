@@ -30,7 +30,8 @@
  *
  * Structs that the caller fills begin with `struct_size`: fill them with their fbn_..._init(&s,
  * sizeof s), then set fields. Fields may be added at the end in later versions without breaking
- * programs built against this one.
+ * programs built against this one; a field that this version does not know must be 0
+ * (FBN_ERR_UNSUPPORTED).
  *
  * Errors. Functions return a fbn_status; fbn_last_error() says in words what was wrong. Unless an
  * entry says otherwise, after an error every output, every running statistic and every gradient is
@@ -499,8 +500,8 @@ FBN_API void fbn_grads_init(fbn_grads *grads, size_t size);
  * Workspace: the layer's; nothing is allocated.
  * Errors: as for fbn_forward_train, without FBN_ERR_BATCH_OF_ONE; FBN_ERR_ENUM for an unknown flag;
  * FBN_ERR_INVALID_ARGUMENT for the gradient of a scale that the description has not; FBN_ERR_SAVED
- * where saved_size is not this batch's, or (found by the CPU alone) where no forward of this layer
- * with this batch wrote the buffer.
+ * where saved_size is less than this batch needs, or (found by the CPU alone) where no forward of
+ * this layer with this batch wrote the buffer.
  * Threads and streams, accuracy: as for fbn_forward_train. */
 FBN_API fbn_status fbn_backward(fbn_layer *layer, const fbn_params *params,
                                 const fbn_backward_args *args, const fbn_grads *grads);

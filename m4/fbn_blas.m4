@@ -53,8 +53,10 @@ AC_DEFUN([FBN_CHECK_BLAS], [
         [/*], [
             AS_IF([test -d "$with_blas"], [
                 for fbn_dir in "$with_blas/lib" "$with_blas/lib64" "$with_blas"; do
-                    FBN_TRY_BLAS([$fbn_dir],
-                                 [-I$with_blas/include -I$with_blas], [-L$fbn_dir -lopenblas])
+                    AS_IF([test -e "$fbn_dir/libopenblas.so" || test -e "$fbn_dir/libopenblas.a"], [
+                        FBN_TRY_BLAS([$fbn_dir],
+                                     [-I$with_blas/include -I$with_blas], [-L$fbn_dir -lopenblas])
+                    ])
                 done
             ], [
                 FBN_TRY_BLAS([$with_blas], [], [$with_blas])

@@ -43,7 +43,8 @@ comm -23 "$work/header" "$work/man" >"$work/difference"
 
 if [ -e "$library" ]; then
     # All that is exported but the version's own symbol.
-    "$NM" -D --defined-only "$library" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort \
+    # shellcheck disable=SC2086 # NM may be several words
+    $NM -D --defined-only "$library" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort \
         >"$work/exported"
     if ! diff "$work/header" "$work/exported" >"$work/difference"; then
         differ "declared in fusedbn.h (<), exported by $library (>)"

@@ -5,7 +5,7 @@
  * -DMODULE_WITHOUT_TABLE for a shared object that is no module. Otherwise a device whose memory is
  * one block: it copies, refuses pointers that are not in the block, and computes nothing.
  */
-#include "dispatch/backend.h"
+#include "backend.h"
 
 #include <string.h>
 
@@ -197,6 +197,7 @@ const fbni_backend fbni_module = {
     .abi = MODULE_ABI,
     .id = FBN_BACKEND_CUDA,
     .name = "cuda",
+    .workspace_alignment = 256,
     .available = available,
     .context_create = context_create,
     .context_destroy = destroy,

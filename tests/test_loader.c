@@ -6,8 +6,8 @@
  * forks. -DMODULE_DIR="..." is where the modules are; without it (no shared libraries are built)
  * only the cases without a module run.
  */
-#include "dispatch/error.h"
-#include "dispatch/loader.h"
+#include "error.h"
+#include "loader.h"
 
 #include <check.h>
 #include <pthread.h>

@@ -3,7 +3,7 @@
  * The checks on memory that every call makes (src/dispatch/spans.c): overlap against counting bytes,
  * and the arithmetic of sizes at its limits.
  */
-#include "dispatch/spans.h"
+#include "spans.h"
 
 #include <check.h>
 #include <inttypes.h>

@@ -50,10 +50,10 @@ static fbn_status context_create(void **context, const fbni_host *host,
     memset(c, 0, sizeof *c);
     c->host = host;
     c->allocator = *allocator;
-    c->threads = options->threads > 0 ? options->threads : fbni_cpu_default_threads();
+    c->threads = fbni_cpu_threads(options->threads);
     c->blas_nests = fbni_blas_nests();
     processor_name(processor, sizeof processor);
-    snprintf(c->text, sizeof c->text, "cpu: %s; %d thread%s; %s; BLAS: %s", processor, c->threads,
+    snprintf(c->text, sizeof c->text, "%s; %d thread%s; %s; BLAS: %s", processor, c->threads,
              c->threads == 1 ? "" : "s", fastest_row(), fbni_blas_describe(blas, sizeof blas));
     *context = c;
     return FBN_OK;
@@ -107,6 +107,7 @@ const fbni_backend fbni_cpu_backend = {
     .abi = FBNI_BACKEND_ABI,
     .id = FBN_BACKEND_CPU,
     .name = "cpu",
+    .workspace_alignment = FBNI_CPU_ALIGN,
     .available = available,
     .context_create = context_create,
     .context_destroy = context_destroy,

@@ -22,15 +22,15 @@ typedef struct backward_job {
     const fbn_grads *grads;
     fbni_cpu_plan plan;
     bool single, frozen, accumulate, accumulate_dx;
-    bool product_per_tile;  /* else whole products, from outside any parallel region */
-    bool weight_by_outputs; /* dW is cut along O, else along I */
-    int64_t weight_piece;
+    bool sums_wanted;  /* frozen statistics need no sums for du */
+    bool dx_per_block; /* else after all of du */
     const void *u, *lse;
     const double *norm;
     const void *g; /* N×O reals: dy itself, or matrix */
     int64_t ldg;
-    char *matrix, *partials, *alpha, *c, *shift, *scratch;
-    double *sums; /* per chunk of features: dt, ds */
+    char *matrix, *partials, *scratch;
+    fbni_cpu_affine affine; /* until the features; then see du_of */
+    double *sums;           /* per chunk of features: dt, ds */
     size_t scratch_bytes;
 } backward_job;
 
@@ -59,26 +59,26 @@ static void affine_task(void *argument, int64_t item, int thread)
 {
     const backward_job *job = argument;
     fbni_cpu_chunk chunk;
-    double alpha[FBNI_CHUNK], c[FBNI_CHUNK], shift[FBNI_CHUNK];
+    fbni_norm norm[FBNI_CHUNK];
     (void)thread;
 
     fbni_cpu_chunk_load(&chunk, &job->layer->desc, job->params, item * FBNI_CHUNK,
                         job->layer->desc.out_features);
-    for (int i = 0; i < chunk.count; i++) {
-        const fbni_affine a =
-            fbni_affine_of(fbni_cpu_chunk_feature(&chunk, i), norm_of(job, chunk.first + i));
-        alpha[i] = a.alpha;
-        c[i] = a.c;
-        shift[i] = a.shift;
-    }
-    fbni_cpu_reals_store(job->alpha, alpha, chunk.first, chunk.count, job->single);
-    fbni_cpu_reals_store(job->c, c, chunk.first, chunk.count, job->single);
-    fbni_cpu_reals_store(job->shift, shift, chunk.first, chunk.count, job->single);
+    for (int i = 0; i < chunk.count; i++)
+        norm[i] = norm_of(job, chunk.first + i);
+    fbni_cpu_chunk_affine(&chunk, norm, job->single, &job->affine);
 }
 
 static fbni_cpu_tile block_of(const backward_job *job, int64_t item)
 {
     return fbni_cpu_tile_of(&job->plan, item, job->args->batch, job->layer->desc.out_features);
+}
+
+/* What K = sum g (u - centre) is taken about: the mean, or for frozen statistics the first row, since
+ * the forward's c may be far from the data. */
+static const void *centre_of(const backward_job *job)
+{
+    return job->frozen ? job->u : job->affine.c;
 }
 
 static void sums_task(void *argument, int64_t item, int thread)
@@ -103,10 +103,11 @@ static void sums_task(void *argument, int64_t item, int thread)
     }
     if (desc->activation != FBN_ACT_NONE)
         k->act_backward[desc->activation](
-            t.rows, O, u, O, job->alpha, job->c, job->shift,
-            job->lse ? fbni_at_const(job->lse, 0, 0, t.row, real) : NULL, dy, lddy, g, O);
-    k->gradient_sums(t.rows, O, fbni_at_const(job->g, t.row, job->ldg, 0, real), job->ldg, u, O,
-                     job->c, partial_of(job, item, 0, 0), partial_of(job, item, 1, 0));
+            t.rows, O, u, O, job->affine.alpha, job->affine.c, job->affine.shift,
+            job->lse ? fbni_at_const(job->lse, t.row, 2, 0, real) : NULL, dy, lddy, g, O);
+    if (job->sums_wanted)
+        k->gradient_sums(t.rows, O, fbni_at_const(job->g, t.row, job->ldg, 0, real), job->ldg, u, O,
+                         centre_of(job), partial_of(job, item, 0, 0), partial_of(job, item, 1, 0));
 }
 
 /* Stores per-feature gradients, or adds them. */
@@ -144,7 +145,7 @@ static void merge_sums(const backward_job *job, const fbni_cpu_chunk *chunk, chu
 {
     double G[FBNI_CHUNK], K[FBNI_CHUNK];
     memset(sums, 0, sizeof *sums);
-    for (int64_t block = 0; block < job->plan.row_blocks; block++) {
+    for (int64_t block = 0; job->sums_wanted && block < job->plan.row_blocks; block++) {
         fbni_cpu_reals_load(G, partial_of(job, block, 0, 0), chunk->first, chunk->count,
                             job->single);
         fbni_cpu_reals_load(K, partial_of(job, block, 1, 0), chunk->first, chunk->count,
@@ -156,29 +157,47 @@ static void merge_sums(const backward_job *job, const fbni_cpu_chunk *chunk, chu
     }
 }
 
+/* du = alpha (g + du_u (u - c) + du_1). Its coefficients take the place of what each chunk of
+ * features has read by then: shift, and G of the first block. */
+typedef struct du_coefficients {
+    void *alpha, *c, *u, *one;
+} du_coefficients;
+
+static du_coefficients du_of(const backward_job *job)
+{
+    const du_coefficients du = {job->affine.alpha, job->affine.c, partial_of(job, 0, 0, 0),
+                                job->affine.shift};
+    return du;
+}
+
 static void features_task(void *argument, int64_t item, int thread)
 {
     const backward_job *job = argument;
     const fbn_layer_desc *desc = &job->layer->desc;
     const fbn_grads *grads = job->grads;
     double dgamma[FBNI_CHUNK], dbeta[FBNI_CHUNK], dt[FBNI_CHUNK], ds[FBNI_CHUNK], db[FBNI_CHUNK];
-    double du_g[FBNI_CHUNK], du_u[FBNI_CHUNK], du_1[FBNI_CHUNK];
+    double alpha[FBNI_CHUNK], du_u[FBNI_CHUNK], du_1[FBNI_CHUNK], centre[FBNI_CHUNK];
     fbni_cpu_chunk chunk;
     chunk_sums sums;
     (void)thread;
 
     fbni_cpu_chunk_load(&chunk, desc, job->params, item * FBNI_CHUNK, desc->out_features);
     merge_sums(job, &chunk, &sums);
+    fbni_cpu_reals_load(centre, centre_of(job), chunk.first, chunk.count, job->single);
     for (int i = 0; i < chunk.count; i++) {
-        const fbni_feature_grads d = fbni_feature_grads_of(
-            fbni_cpu_chunk_feature(&chunk, i), norm_of(job, chunk.first + i), sums.G[i], sums.K[i],
-            desc->eps, job->frozen ? 0 : job->args->batch);
+        const fbni_feature f = fbni_cpu_chunk_feature(&chunk, i);
+        fbni_norm norm = norm_of(job, chunk.first + i);
+        if (job->frozen)
+            norm = fbni_norm_about(f, norm, centre[i]);
+        const fbni_feature_grads d =
+            fbni_feature_grads_of(f, norm, sums.G[i], sums.K[i], desc->eps,
+                                  job->frozen ? 0 : job->args->batch, job->single);
         dgamma[i] = d.dgamma;
         dbeta[i] = d.dbeta;
         dt[i] = d.dt;
         ds[i] = d.ds;
         db[i] = d.db;
-        du_g[i] = d.du_g;
+        alpha[i] = d.alpha;
         du_u[i] = d.du_u;
         du_1[i] = d.du_1;
     }
@@ -190,12 +209,12 @@ static void features_task(void *argument, int64_t item, int thread)
     store_scale_gradient(job, desc->pre_scale, grads->pre_scale, ds, &chunk,
                          &job->sums[2 * item + 1]);
 
-    /* du's coefficients: G and K of the first block have been read and make room for du_u */
-    fbni_cpu_reals_store(job->alpha, du_g, chunk.first, chunk.count, job->single);
-    fbni_cpu_reals_store(partial_of(job, 0, 0, 0), du_u, chunk.first, chunk.count, job->single);
-    fbni_cpu_reals_store(job->shift, du_1, chunk.first, chunk.count, job->single);
+    const du_coefficients du = du_of(job);
+    fbni_cpu_reals_store(du.alpha, alpha, chunk.first, chunk.count, job->single);
+    fbni_cpu_reals_store(du.u, du_u, chunk.first, chunk.count, job->single);
+    fbni_cpu_reals_store(du.one, du_1, chunk.first, chunk.count, job->single);
     if (job->frozen) /* du = alpha (g - 0) + 0: du_u and du_1 are 0 */
-        fbni_cpu_reals_store(job->c, du_u, chunk.first, chunk.count, job->single);
+        fbni_cpu_reals_store(du.c, du_u, chunk.first, chunk.count, job->single);
 }
 
 /* The gradient of a scalar scale: the chunks' sums, in order. */
@@ -210,8 +229,9 @@ static void store_scalar(const backward_job *job, fbn_scale kind, void *to, int 
     store_gradient(job, to, &sum, 0, 1);
 }
 
-/* dx of some rows = du W. */
-static void input_product(const backward_job *job, fbni_cpu_tile t, int thread)
+/* dx of some rows and inputs i..i+inputs = du W. */
+static void input_product(const backward_job *job, int64_t row, int64_t rows, int64_t i,
+                          int64_t inputs, int thread)
 {
     const fbn_layer_desc *desc = &job->layer->desc;
     const size_t size = fbni_dtype_size(desc->dtype), real = job->layer->kernels->real_size;
@@ -219,14 +239,14 @@ static void input_product(const backward_job *job, fbni_cpu_tile t, int thread)
     const fbni_gemm g = {
         .context = job->layer->context,
         .kernels = job->layer->kernels,
-        .m = t.rows,
-        .n = desc->in_features,
+        .m = rows,
+        .n = inputs,
         .depth = O,
-        .a = {fbni_at_const(job->matrix, t.row, O, 0, real), O, job->single ? FBN_F32 : FBN_F64,
+        .a = {fbni_at_const(job->matrix, row, O, 0, real), O, fbni_real_dtype(desc->dtype), false},
+        .b = {fbni_at_const(job->params->weight, 0, 0, i, size), job->params->ldw, desc->dtype,
               false},
-        .b = {job->params->weight, job->params->ldw, desc->dtype, false},
         .accumulate = job->accumulate_dx,
-        .c = fbni_at(job->grads->dx, t.row, job->grads->lddx, 0, size),
+        .c = fbni_at(job->grads->dx, row, job->grads->lddx, i, size),
         .ldc = job->grads->lddx,
         .c_dtype = desc->dtype,
         .scratch = scratch_of(job, thread),
@@ -242,15 +262,15 @@ static void du_task(void *argument, int64_t item, int thread)
     const int64_t O = job->layer->desc.out_features;
     const void *g = fbni_at_const(job->g, t.row, job->ldg, 0, k->real_size);
     void *du = fbni_at(job->matrix, t.row, O, 0, k->real_size);
+    const du_coefficients by = du_of(job);
 
     if (job->frozen)
-        k->affine[FBN_ACT_NONE](t.rows, O, g, job->ldg, job->alpha, job->c, job->shift, du, O,
-                                NULL);
+        k->affine[FBN_ACT_NONE](t.rows, O, g, job->ldg, by.alpha, by.c, by.one, du, O, NULL);
     else
         k->input_gradient(t.rows, O, g, job->ldg, fbni_at_const(job->u, t.row, O, 0, k->real_size),
-                          O, job->c, job->alpha, partial_of(job, 0, 0, 0), job->shift, du, O);
-    if (job->grads->dx && job->product_per_tile)
-        input_product(job, t, thread);
+                          O, by.c, by.alpha, by.u, by.one, du, O);
+    if (job->grads->dx && job->dx_per_block)
+        input_product(job, t.row, t.rows, 0, job->layer->desc.in_features, thread);
 }
 
 /* dW[o..o+outputs, i..i+inputs] = du^T x. */
@@ -259,7 +279,7 @@ static void weight_product(const backward_job *job, int64_t o, int64_t outputs, 
 {
     const fbn_layer_desc *desc = &job->layer->desc;
     const size_t size = fbni_dtype_size(desc->dtype), real = job->layer->kernels->real_size;
-    const fbn_dtype real_dtype = job->single ? FBN_F32 : FBN_F64;
+    const fbn_dtype real_dtype = fbni_real_dtype(desc->dtype);
     const fbn_dtype to = desc->flags & FBN_WEIGHT_GRADIENT_F32 ? real_dtype : desc->dtype;
     const fbni_gemm g = {
         .context = job->layer->context,
@@ -278,35 +298,69 @@ static void weight_product(const backward_job *job, int64_t o, int64_t outputs, 
     fbni_cpu_gemm(&g);
 }
 
+/* A piece of a length that is shared out among the threads. */
+typedef struct piece {
+    int64_t from, count;
+} piece;
+
+static int64_t piece_length(const backward_job *job, int64_t length)
+{
+    return fbni_ceil_div(length, job->plan.threads);
+}
+
+static piece piece_of(const backward_job *job, int64_t length, int64_t item)
+{
+    const int64_t most = piece_length(job, length);
+    const piece p = {item * most, fbni_min(most, length - item * most)};
+    return p;
+}
+
+static void input_task(void *argument, int64_t item, int thread)
+{
+    const backward_job *job = argument;
+    const piece p = piece_of(job, job->layer->desc.in_features, item);
+    input_product(job, 0, job->args->batch, p.from, p.count, thread);
+}
+
+/* dW is cut along the longer of its sides. */
 static void weight_task(void *argument, int64_t item, int thread)
 {
     const backward_job *job = argument;
     const int64_t I = job->layer->desc.in_features, O = job->layer->desc.out_features;
-    const int64_t from = item * job->weight_piece;
-    if (job->weight_by_outputs)
-        weight_product(job, from, fbni_min(job->weight_piece, O - from), 0, I, thread);
+    const piece p = piece_of(job, O >= I ? O : I, item);
+    if (O >= I)
+        weight_product(job, p.from, p.count, 0, I, thread);
     else
-        weight_product(job, 0, O, from, fbni_min(job->weight_piece, I - from), thread);
+        weight_product(job, 0, O, p.from, p.count, thread);
+}
+
+static void share_out(backward_job *job, int64_t length, fbni_cpu_task *task)
+{
+    fbni_cpu_for(job->plan.threads, fbni_ceil_div(length, piece_length(job, length)), task, job);
 }
 
 static void run_products(backward_job *job)
 {
     const int64_t N = job->args->batch;
     const int64_t I = job->layer->desc.in_features, O = job->layer->desc.out_features;
-    const int threads = job->plan.threads;
+    const bool nests = job->layer->context->blas_nests || job->plan.threads == 1;
 
     if (!job->grads->dx && !job->grads->weight)
         return;
-    fbni_cpu_for(threads, job->plan.row_blocks, du_task, job);
-    if (job->grads->dx && !job->product_per_tile)
-        input_product(job, (fbni_cpu_tile){0, N, 0, O}, 0);
-    if (job->grads->weight && job->product_per_tile) {
-        const int64_t length = O >= I ? O : I;
-        job->weight_by_outputs = O >= I;
-        job->weight_piece = fbni_ceil_div(length, threads);
-        fbni_cpu_for(threads, fbni_ceil_div(length, job->weight_piece), weight_task, job);
-    } else if (job->grads->weight) {
-        weight_product(job, 0, O, 0, I, 0);
+    /* a block's du is in the cache, but fewer blocks than threads leave some idle */
+    job->dx_per_block = nests && job->plan.row_blocks >= job->plan.threads;
+    fbni_cpu_for(job->plan.threads, job->plan.row_blocks, du_task, job);
+    if (job->grads->dx && !job->dx_per_block) {
+        if (nests)
+            share_out(job, I, input_task);
+        else
+            input_product(job, 0, N, 0, I, 0);
+    }
+    if (job->grads->weight) {
+        if (nests)
+            share_out(job, O >= I ? O : I, weight_task);
+        else
+            weight_product(job, 0, O, 0, I, 0);
     }
 }
 
@@ -387,14 +441,14 @@ fbn_status fbni_cpu_backward(void *layer_, const fbn_params *params, const fbn_b
         .ldg = direct ? args->lddy : desc->out_features,
         .matrix = workspace + w.matrix,
         .partials = workspace + w.partials,
-        .alpha = workspace + w.affine,
-        .c = workspace + w.affine + row,
-        .shift = workspace + w.affine + 2 * row,
+        .affine = {workspace + w.affine, workspace + w.affine + row,
+                   workspace + w.affine + 2 * row},
         .sums = (double *)(void *)(workspace + w.sums),
         .scratch = workspace + w.scratch,
         .scratch_bytes = w.scratch_bytes,
     };
-    job.product_per_tile = layer->context->blas_nests || job.plan.threads == 1;
+    job.sums_wanted = !job.frozen || grads->bias || grads->pre_scale || grads->post_scale ||
+                      grads->gamma || grads->beta;
 
     fbni_cpu_for(job.plan.threads, chunks, affine_task, &job);
     fbni_cpu_for(job.plan.threads, job.plan.row_blocks, sums_task, &job);

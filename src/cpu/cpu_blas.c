@@ -119,9 +119,12 @@ static fbni_operand operand_block(const fbni_cpu_kernels *kernels, fbni_operand 
     fbni_operand block = {from, o.ld, o.dtype, o.transposed};
     if (!fbni_is_half(o.dtype))
         return block;
-    for (int64_t i = 0; i < rows; i++)
-        kernels->load[o.dtype](columns, fbni_at_const(from, i, o.ld, 0, sizeof(uint16_t)),
-                               scratch + i * columns);
+    if (o.ld == columns)
+        kernels->load[o.dtype](rows * columns, from, scratch);
+    else
+        for (int64_t i = 0; i < rows; i++)
+            kernels->load[o.dtype](columns, fbni_at_const(from, i, o.ld, 0, sizeof(uint16_t)),
+                                   scratch + i * columns);
     block.p = scratch;
     block.ld = columns;
     block.dtype = FBN_F32;
@@ -129,22 +132,31 @@ static fbni_operand operand_block(const fbni_cpu_kernels *kernels, fbni_operand 
 }
 
 /* The product of half-type operands into floats, by blocks that are converted while the cache holds
- * them. */
+ * them. Blocks are as deep as the scratch allows for 256 rows of each converted operand, then as
+ * long as it allows for that depth; an operand of floats sets no bound. */
 static void gemm_half(const fbni_gemm *g)
 {
-    float *scratch_a = g->scratch, *scratch_b = scratch_a + FBNI_GEMM_M * FBNI_GEMM_K;
+    float *scratch_a = g->scratch, *scratch_b = scratch_a + FBNI_GEMM_A;
     const bool ta = g->a.transposed, tb = g->b.transposed;
+    const bool convert_a = fbni_is_half(g->a.dtype), convert_b = fbni_is_half(g->b.dtype);
+    int64_t block_k = g->depth;
+    if (convert_a)
+        block_k = fbni_min(block_k, FBNI_GEMM_A / fbni_min(g->m, FBNI_GEMM_M));
+    if (convert_b)
+        block_k = fbni_min(block_k, FBNI_GEMM_B / fbni_min(g->n, FBNI_GEMM_N));
+    const int64_t block_m = convert_a ? FBNI_GEMM_A / block_k : g->m;
+    const int64_t block_n = convert_b ? FBNI_GEMM_B / block_k : g->n;
     fbni_gemm part = *g;
 
-    for (int64_t i = 0; i < g->m; i += FBNI_GEMM_M)
-        for (int64_t k = 0; k < g->depth; k += FBNI_GEMM_K) {
-            part.m = fbni_min(FBNI_GEMM_M, g->m - i);
-            part.depth = fbni_min(FBNI_GEMM_K, g->depth - k);
+    for (int64_t i = 0; i < g->m; i += block_m)
+        for (int64_t k = 0; k < g->depth; k += block_k) {
+            part.m = fbni_min(block_m, g->m - i);
+            part.depth = fbni_min(block_k, g->depth - k);
             part.accumulate = g->accumulate || k > 0;
             part.a = operand_block(g->kernels, g->a, ta ? k : i, ta ? part.depth : part.m,
                                    ta ? i : k, ta ? part.m : part.depth, scratch_a);
-            for (int64_t j = 0; j < g->n; j += FBNI_GEMM_N) {
-                part.n = fbni_min(FBNI_GEMM_N, g->n - j);
+            for (int64_t j = 0; j < g->n; j += block_n) {
+                part.n = fbni_min(block_n, g->n - j);
                 part.b = operand_block(g->kernels, g->b, tb ? j : k, tb ? part.n : part.depth,
                                        tb ? k : j, tb ? part.depth : part.n, scratch_b);
                 part.c = fbni_at(g->c, i, g->ldc, j, sizeof(float));
@@ -164,7 +176,7 @@ static void gemm_to_float(const fbni_gemm *g)
 /* The product rounded once to a half type: by tiles of floats. */
 static void gemm_to_half(const fbni_gemm *g)
 {
-    float *tile = (float *)g->scratch + FBNI_GEMM_M * FBNI_GEMM_K + FBNI_GEMM_N * FBNI_GEMM_K;
+    float *tile = (float *)g->scratch + FBNI_GEMM_A + FBNI_GEMM_B;
     float old[FBNI_GEMM_N];
     fbni_gemm part = *g;
 
@@ -204,14 +216,14 @@ static void gemm_any(const fbni_gemm *g)
 void fbni_cpu_gemm(const fbni_gemm *g)
 {
 #ifdef _OPENMP
-    /* A context of one thread keeps the BLAS to one: the setting holds for this region's own task
-     * alone. */
-    if (g->context->threads == 1 && g->context->blas_nests && !omp_in_parallel() &&
-        omp_get_max_threads() > 1 &&
+    /* A product outside any region runs on OpenMP's count of threads, which may be more than the
+     * context's. The count is set in a region of one, whose own it is: the caller's stays. */
+    if (g->context->blas_nests && !omp_in_parallel() &&
+        omp_get_max_threads() > g->context->threads &&
         (double)g->m * (double)g->n * (double)g->depth > BLAS_SERIAL_WORK) {
 #pragma omp parallel num_threads(1)
         {
-            omp_set_num_threads(1);
+            omp_set_num_threads(g->context->threads);
             gemm_any(g);
         }
         return;

@@ -65,3 +65,30 @@ fbni_feature fbni_cpu_chunk_feature(const fbni_cpu_chunk *chunk, int i)
     const fbni_feature f = {chunk->s[i], chunk->t[i], chunk->b[i], chunk->gamma[i], chunk->beta[i]};
     return f;
 }
+
+void fbni_cpu_chunk_frozen(const fbni_cpu_chunk *chunk, const fbn_layer_desc *desc,
+                           const fbn_params *params, fbni_norm *norm)
+{
+    const bool single = fbni_is_single(desc->dtype);
+    double mean[FBNI_CHUNK], var[FBNI_CHUNK];
+    fbni_cpu_reals_load(mean, params->running_mean, chunk->first, chunk->count, single);
+    fbni_cpu_reals_load(var, params->running_var, chunk->first, chunk->count, single);
+    for (int i = 0; i < chunk->count; i++)
+        norm[i] =
+            fbni_norm_frozen(fbni_cpu_chunk_feature(chunk, i), mean[i], var[i], desc->eps, single);
+}
+
+void fbni_cpu_chunk_affine(const fbni_cpu_chunk *chunk, const fbni_norm *norm, bool single,
+                           const fbni_cpu_affine *to)
+{
+    double alpha[FBNI_CHUNK], c[FBNI_CHUNK], shift[FBNI_CHUNK];
+    for (int i = 0; i < chunk->count; i++) {
+        const fbni_affine a = fbni_affine_of(fbni_cpu_chunk_feature(chunk, i), norm[i], single);
+        alpha[i] = a.alpha;
+        c[i] = a.c;
+        shift[i] = a.shift;
+    }
+    fbni_cpu_reals_store(to->alpha, alpha, chunk->first, chunk->count, single);
+    fbni_cpu_reals_store(to->c, c, chunk->first, chunk->count, single);
+    fbni_cpu_reals_store(to->shift, shift, chunk->first, chunk->count, single);
+}

@@ -22,7 +22,8 @@ typedef struct forward_job {
     const fbn_forward_args *args;
     bool training, single;
     double momentum;
-    char *partials, *alpha, *c, *shift;
+    char *partials;
+    fbni_cpu_affine affine;
     double *norm; /* 4 × O doubles in saved, or NULL */
     fbni_cpu_tiled tiled;
 } forward_job;
@@ -49,6 +50,30 @@ typedef struct chunk_moments {
     double mean[FBNI_CHUNK], mean_low[FBNI_CHUNK], var[FBNI_CHUNK];
 } chunk_moments;
 
+/* Squares may leave float's range though u and its variance do not leave a double's: upwards, or
+ * downwards (where the mean of the differences, which is not squared, tells them from a constant). */
+static bool beyond_float(double mean_low, double var)
+{
+    return !isfinite(var) || (var < 0x1p-100 && (var > 0 || mean_low != 0));
+}
+
+/* The same moments from u itself. Rare, so simple. */
+static void moments_in_double(const forward_job *job, int64_t feature, double mean,
+                              double *mean_low, double *var)
+{
+    const int64_t N = job->args->batch, ld = job->tiled.ldu;
+    const float *u = (const float *)job->tiled.u + feature;
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < N; i++)
+        sum += u[i * ld] - mean;
+    *mean_low = sum / (double)N;
+    for (int64_t i = 0; i < N; i++) {
+        const double difference = u[i * ld] - mean - *mean_low;
+        squares += difference * difference;
+    }
+    *var = squares / (double)N;
+}
+
 /* Merges the blocks' (count, mean, M2) in their order. Means are kept relative to the first block's
  * shift, so that equal values leave mean_low and M2 exactly 0. */
 static void merge_moments(const forward_job *job, int64_t first, int count, chunk_moments *m)
@@ -72,8 +97,11 @@ static void merge_moments(const forward_job *job, int64_t first, int count, chun
         }
         rows += more;
     }
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         m->var[i] /= (double)rows;
+        if (job->single && beyond_float(m->mean_low[i], m->var[i]))
+            moments_in_double(job, first + i, m->mean[i], &m->mean_low[i], &m->var[i]);
+    }
 }
 
 /* running = (1 - m) running + m batch, but not where a feature is to be skipped. */
@@ -118,21 +146,10 @@ static void store_batch_stats(const forward_job *job, const fbni_cpu_chunk *chun
     update_running(job, chunk->first, chunk->count, mean, var);
 }
 
-/* alpha, c, shift of a chunk, and its norm where it is saved. */
-static void store_norm(const forward_job *job, const fbni_cpu_chunk *chunk, const fbni_norm *norm)
+static void save_norm(const forward_job *job, const fbni_cpu_chunk *chunk, const fbni_norm *norm)
 {
     const int64_t O = job->layer->desc.out_features;
-    double alpha[FBNI_CHUNK], c[FBNI_CHUNK], shift[FBNI_CHUNK];
     for (int i = 0; i < chunk->count; i++) {
-        const fbni_affine a = fbni_affine_of(fbni_cpu_chunk_feature(chunk, i), norm[i]);
-        alpha[i] = a.alpha;
-        c[i] = a.c;
-        shift[i] = a.shift;
-    }
-    fbni_cpu_reals_store(job->alpha, alpha, chunk->first, chunk->count, job->single);
-    fbni_cpu_reals_store(job->c, c, chunk->first, chunk->count, job->single);
-    fbni_cpu_reals_store(job->shift, shift, chunk->first, chunk->count, job->single);
-    for (int i = 0; job->norm && i < chunk->count; i++) {
         double *to = job->norm + chunk->first + i;
         to[0] = norm[i].r;
         to[O] = norm[i].c;
@@ -152,16 +169,6 @@ static void features_train(const forward_job *job, const fbni_cpu_chunk *chunk, 
         store_batch_stats(job, chunk, &m);
 }
 
-static void features_frozen(const forward_job *job, const fbni_cpu_chunk *chunk, fbni_norm *norm)
-{
-    double mean[FBNI_CHUNK], var[FBNI_CHUNK];
-    fbni_cpu_reals_load(mean, job->params->running_mean, chunk->first, chunk->count, job->single);
-    fbni_cpu_reals_load(var, job->params->running_var, chunk->first, chunk->count, job->single);
-    for (int i = 0; i < chunk->count; i++)
-        norm[i] = fbni_norm_frozen(fbni_cpu_chunk_feature(chunk, i), mean[i], var[i],
-                                   job->layer->desc.eps, job->single);
-}
-
 static void features(const forward_job *job, int64_t first, int64_t end)
 {
     for (int64_t j = first; j < end; j += FBNI_CHUNK) {
@@ -171,8 +178,10 @@ static void features(const forward_job *job, int64_t first, int64_t end)
         if (job->training)
             features_train(job, &chunk, norm);
         else
-            features_frozen(job, &chunk, norm);
-        store_norm(job, &chunk, norm);
+            fbni_cpu_chunk_frozen(&chunk, &job->layer->desc, job->params, norm);
+        fbni_cpu_chunk_affine(&chunk, norm, job->single, &job->affine);
+        if (job->norm)
+            save_norm(job, &chunk, norm);
     }
 }
 
@@ -262,9 +271,8 @@ static fbn_status forward(const fbni_cpu_layer *layer, const fbn_params *params,
         .single = fbni_is_single(desc->dtype),
         .momentum = desc->momentum,
         .partials = workspace + w.partials,
-        .alpha = workspace + w.affine,
-        .c = workspace + w.affine + row,
-        .shift = workspace + w.affine + 2 * row,
+        .affine = {workspace + w.affine, workspace + w.affine + row,
+                   workspace + w.affine + 2 * row},
     };
 
     job.tiled = (fbni_cpu_tiled){
@@ -280,9 +288,7 @@ static fbn_status forward(const fbni_cpu_layer *layer, const fbn_params *params,
         .weight = {params->weight, params->ldw, desc->dtype, true},
         .u = half ? workspace + w.matrix : args->y,
         .ldu = half ? desc->out_features : args->ldy,
-        .alpha = job.alpha,
-        .c = job.c,
-        .shift = job.shift,
+        .affine = job.affine,
         .y = args->y,
         .ldy = args->ldy,
         .scratch = workspace + w.scratch,

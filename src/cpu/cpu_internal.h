@@ -48,8 +48,8 @@ typedef struct fbni_cpu_workspace {
     size_t total;
 } fbni_cpu_workspace;
 
-/* The saved buffer: this header, then norm (4 × O doubles: r, c, e, d), lse (N reals), u (N×O
- * reals). */
+/* The saved buffer: this header, then norm (4 × O doubles: r, c, e, d), lse (2 × N reals, row-wise
+ * activations alone), u (N×O reals). */
 typedef struct fbni_cpu_saved {
     uint64_t layer_id;
     int64_t batch;
@@ -72,6 +72,14 @@ static inline bool fbni_is_half(fbn_dtype dtype)
 static inline size_t fbni_dtype_size(fbn_dtype dtype)
 {
     return dtype == FBN_F64 ? 8 : fbni_is_half(dtype) ? 2 : 4;
+}
+static inline size_t fbni_real_size_of(fbn_dtype dtype)
+{
+    return fbni_is_single(dtype) ? sizeof(float) : sizeof(double);
+}
+static inline fbn_dtype fbni_real_dtype(fbn_dtype dtype)
+{
+    return fbni_is_single(dtype) ? FBN_F32 : FBN_F64;
 }
 static inline bool fbni_is_rowwise(fbn_activation activation)
 {
@@ -104,7 +112,8 @@ static inline const void *fbni_at_const(const void *p, int64_t row, int64_t ld, 
  * items. Deterministic: which thread takes which item follows from threads and count alone. */
 typedef void fbni_cpu_task(void *job, int64_t item, int thread);
 void fbni_cpu_for(int threads, int64_t count, fbni_cpu_task *task, void *job);
-int fbni_cpu_default_threads(void);
+/* How many threads a context has: what is wanted (0: OpenMP's own count), within reason. */
+int fbni_cpu_threads(int wanted);
 
 /* cpu_blas.c */
 typedef struct fbni_operand {
@@ -130,10 +139,13 @@ typedef struct fbni_gemm {
     fbn_dtype c_dtype;
     void *scratch;
 } fbni_gemm;
-enum { FBNI_GEMM_M = 256, FBNI_GEMM_N = 256, FBNI_GEMM_K = 384 };
-#define FBNI_GEMM_SCRATCH                                                                          \
-    (sizeof(float) *                                                                               \
-     (FBNI_GEMM_M * FBNI_GEMM_K + FBNI_GEMM_N * FBNI_GEMM_K + FBNI_GEMM_M * FBNI_GEMM_N))
+enum {
+    FBNI_GEMM_M = 256, /* a tile of a half-type result, and the rows that set a block's depth */
+    FBNI_GEMM_N = 256,
+    FBNI_GEMM_A = 256 * 384, /* floats for a converted block of a, and of b */
+    FBNI_GEMM_B = 256 * 384
+};
+#define FBNI_GEMM_SCRATCH (sizeof(float) * (FBNI_GEMM_A + FBNI_GEMM_B + FBNI_GEMM_M * FBNI_GEMM_N))
 void fbni_cpu_gemm(const fbni_gemm *gemm);
 
 /* cpu_plan.c */
@@ -144,6 +156,11 @@ fbni_cpu_plan fbni_cpu_plan_backward(const fbni_cpu_context *context, int64_t ba
 
 /* The most row blocks that any batch up to this one is cut into. */
 int64_t fbni_cpu_plan_most_blocks(const fbni_cpu_context *context, int64_t batch);
+
+/* v = alpha (u - c) + shift: O reals each. */
+typedef struct fbni_cpu_affine {
+    char *alpha, *c, *shift;
+} fbni_cpu_affine;
 
 /* cpu_tile.c -- u = x W^T and y = act(alpha (u - c) + shift), tile by tile. */
 typedef struct fbni_cpu_tile {
@@ -159,16 +176,20 @@ typedef struct fbni_cpu_tiled {
     fbni_operand x, weight;
     void *u; /* reals; y itself where y can hold it */
     int64_t ldu;
-    const void *alpha, *c, *shift; /* O reals each */
-    void *y, *lse;                 /* lse: N reals, or NULL */
+    fbni_cpu_affine affine;
+    void *y, *lse; /* lse: 2 N reals, or NULL */
     int64_t ldy;
     char *scratch; /* scratch_bytes for each thread; none for real types */
     size_t scratch_bytes;
     bool product_per_tile; /* else fbni_cpu_tiled_product_all comes first */
     bool finish_per_tile;  /* else fbni_cpu_tiled_finish_all comes last */
 } fbni_cpu_tiled;
+/* Behind the product's scratch: rows of floats on their way to a half type, one or more. */
+enum { FBNI_TILED_STRIP = 4096 };
 #define FBNI_TILED_SCRATCH(O)                                                                      \
-    (fbni_align(FBNI_GEMM_SCRATCH) + fbni_align((size_t)(O) * sizeof(float)))
+    (fbni_align(FBNI_GEMM_SCRATCH) +                                                               \
+     fbni_align(((size_t)(O) > FBNI_TILED_STRIP ? (size_t)(O) : FBNI_TILED_STRIP) *                \
+                sizeof(float)))
 fbni_cpu_tile fbni_cpu_tile_of(const fbni_cpu_plan *plan, int64_t item, int64_t N, int64_t O);
 void fbni_cpu_tiled_product(const fbni_cpu_tiled *tiled, fbni_cpu_tile tile, int thread);
 void fbni_cpu_tiled_product_all(const fbni_cpu_tiled *tiled);
@@ -187,6 +208,11 @@ typedef struct fbni_cpu_chunk {
 void fbni_cpu_chunk_load(fbni_cpu_chunk *chunk, const fbn_layer_desc *desc,
                          const fbn_params *params, int64_t first, int64_t end);
 fbni_feature fbni_cpu_chunk_feature(const fbni_cpu_chunk *chunk, int i);
+/* zhat's constants by the running statistics. */
+void fbni_cpu_chunk_frozen(const fbni_cpu_chunk *chunk, const fbn_layer_desc *desc,
+                           const fbn_params *params, fbni_norm *norm);
+void fbni_cpu_chunk_affine(const fbni_cpu_chunk *chunk, const fbni_norm *norm, bool single,
+                           const fbni_cpu_affine *to);
 void fbni_cpu_reals_load(double *out, const void *reals, int64_t first, int count, bool single);
 void fbni_cpu_reals_store(void *reals, const double *in, int64_t first, int count, bool single);
 

@@ -20,7 +20,7 @@ static size_t place(size_t *total, size_t bytes)
 fbni_cpu_workspace fbni_cpu_workspace_of(const fbni_cpu_context *context,
                                          const fbn_layer_desc *desc)
 {
-    const size_t real = fbni_is_single(desc->dtype) ? sizeof(float) : sizeof(double);
+    const size_t real = fbni_real_size_of(desc->dtype);
     const size_t N = (size_t)desc->max_batch, O = (size_t)desc->out_features;
     const bool half = fbni_is_half(desc->dtype);
     const size_t blocks = (size_t)fbni_cpu_plan_most_blocks(context, desc->max_batch);
@@ -38,37 +38,15 @@ fbni_cpu_workspace fbni_cpu_workspace_of(const fbni_cpu_context *context,
 
 fbni_cpu_saved_layout fbni_cpu_saved_layout_of(const fbn_layer_desc *desc, int64_t batch)
 {
-    const size_t real = fbni_is_single(desc->dtype) ? sizeof(float) : sizeof(double);
+    const size_t real = fbni_real_size_of(desc->dtype);
     const size_t N = (size_t)batch, O = (size_t)desc->out_features;
     fbni_cpu_saved_layout s = {0};
 
     place(&s.total, sizeof(fbni_cpu_saved));
     s.norm = place(&s.total, 4 * O * sizeof(double));
-    s.lse = place(&s.total, fbni_is_rowwise(desc->activation) ? N * real : 0);
+    s.lse = place(&s.total, fbni_is_rowwise(desc->activation) ? 2 * N * real : 0);
     s.u = place(&s.total, N * O * real);
     return s;
-}
-
-/* Layers whose matrices would pass an eighth of the address space are refused, so that no sum of
- * parts overflows. */
-static fbn_status check_size(const fbni_cpu_context *context, const fbn_layer_desc *desc)
-{
-    const double bytes = 8.0 * ((double)desc->max_batch + 64) * (double)desc->out_features;
-    if (bytes < 0x1p60 && (double)desc->in_features * (double)desc->out_features < 0x1p60)
-        return FBN_OK;
-    return context->host->fail(FBN_ERR_OVERFLOW,
-                               "max_batch %lld, in_features %lld, out_features %lld: the workspace "
-                               "or the weight would exceed 2^60 bytes",
-                               (long long)desc->max_batch, (long long)desc->in_features,
-                               (long long)desc->out_features);
-}
-
-fbn_status fbni_cpu_layer_workspace_size(void *context, const fbn_layer_desc *desc, size_t *bytes)
-{
-    const fbn_status status = check_size(context, desc);
-    if (status == FBN_OK)
-        *bytes = fbni_cpu_workspace_of(context, desc).total;
-    return status;
 }
 
 /* The first row that this machine can run, or the one that is asked for by name. */
@@ -86,10 +64,18 @@ static fbn_status choose_row(const fbni_cpu_context *context, const char *name,
         }
         if (name)
             return context->host->fail(FBN_ERR_UNSUPPORTED, "kernel %s: %s", name, refusal);
-        context->host->log("%s: refused: %s", isa->name, refusal);
     }
     return context->host->fail(FBN_ERR_UNSUPPORTED, "there is no CPU kernel named %s",
                                name ? name : "(any)");
+}
+
+fbn_status fbni_cpu_layer_workspace_size(void *context, const fbn_layer_desc *desc, size_t *bytes)
+{
+    const fbni_cpu_isa *isa;
+    const fbn_status status = choose_row(context, desc->kernel, &isa);
+    if (status == FBN_OK)
+        *bytes = fbni_cpu_workspace_of(context, desc).total;
+    return status;
 }
 
 fbn_status fbni_cpu_layer_create(void **layer, void *context, const fbn_layer_desc *desc,
@@ -111,7 +97,7 @@ fbn_status fbni_cpu_layer_create(void **layer, void *context, const fbn_layer_de
     l->isa = isa;
     l->kernels = fbni_is_single(desc->dtype) ? isa->f32 : isa->f64;
     l->desc = *desc;
-    l->desc.kernel = isa->name;
+    l->desc.kernel = NULL; /* the caller's string need not outlive this call */
     /* in-process uniqueness, and no match by chance in a buffer that no forward has written */
     l->id = atomic_fetch_add(&next_id, 1) * UINT64_C(0x9e3779b97f4a7c15);
     l->workspace = workspace;
@@ -121,6 +107,8 @@ fbn_status fbni_cpu_layer_create(void **layer, void *context, const fbn_layer_de
              plan.threads, plan.threads == 1 ? "" : "s", (long long)plan.row_blocks,
              (long long)plan.panels, (long long)plan.rows, (long long)plan.features,
              ctx->blas_nests ? "per tile" : "per call");
+    for (const fbni_cpu_isa *before = fbni_cpu_isas; !desc->kernel && before < isa; before++)
+        ctx->host->log("%s: refused: %s", before->name, before->refuse());
     ctx->host->log("%lld x %lld -> %lld: %s", (long long)desc->max_batch,
                    (long long)desc->in_features, (long long)desc->out_features, l->text);
     *layer = l;

@@ -8,11 +8,17 @@
 #include <omp.h>
 #endif
 
-int fbni_cpu_default_threads(void)
+int fbni_cpu_threads(int wanted)
 {
 #ifdef _OPENMP
-    return omp_get_max_threads();
+    /* libgomp ends the process when it cannot start a thread, so nobody gets thousands */
+    const int most = omp_get_num_procs() > 16 ? 4 * omp_get_num_procs() : 64;
+    const int limit = omp_get_thread_limit() < most ? omp_get_thread_limit() : most;
+    if (wanted == 0)
+        wanted = omp_get_max_threads();
+    return wanted < limit ? wanted : limit;
 #else
+    (void)wanted;
     return 1;
 #endif
 }
@@ -20,8 +26,8 @@ int fbni_cpu_default_threads(void)
 void fbni_cpu_for(int threads, int64_t count, fbni_cpu_task *task, void *job)
 {
 #ifdef _OPENMP
-    if (threads > 1 && count > 1) {
-#pragma omp parallel num_threads((int)fbni_min(threads, count))
+    if (threads > 1 && count > 1) { /* always as many: libgomp ends threads when a team shrinks */
+#pragma omp parallel num_threads(threads)
         {
             const int thread = omp_get_thread_num();
             const int team = omp_get_num_threads(); /* may be fewer: nested, or a limit is set */

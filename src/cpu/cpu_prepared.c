@@ -1,45 +1,39 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Folding a layer into the plain linear layer that equals it in inference, and serving that.
+ * Inference from a layer's parameters taken once: folded into a plain linear layer, or prepared for
+ * serving.
  */
-#include <stdio.h>
-#include <string.h>
-
 #include "cpu_internal.h"
 
 typedef struct fold_job {
     const fbni_cpu_layer *layer;
     const fbn_params *params;
-    void *weight; /* [O,I], to_dtype */
+    void *weight; /* [O,I], dtype */
     int64_t ldw;
-    fbn_dtype to_dtype;
     void *bias; /* [O], real */
 } fold_job;
 
 enum { FOLD_RUN = 512 }; /* elements converted at a time */
 
-/* One row of the folded weight: alpha W, the product in double, rounded once (twice for the half
- * types, from float). */
+/* One row of the folded weight: alpha W in double, rounded once (to a half type: from float). */
 static void fold_row(const fold_job *job, int64_t o, double alpha)
 {
     const fbn_layer_desc *desc = &job->layer->desc;
     const fbni_cpu_kernels *k = job->layer->kernels;
-    const void *from =
-        fbni_at_const(job->params->weight, o, job->params->ldw, 0, fbni_dtype_size(desc->dtype));
-    char *to = fbni_at(job->weight, o, job->ldw, 0, fbni_dtype_size(job->to_dtype));
+    const bool single = fbni_is_single(desc->dtype);
+    const size_t size = fbni_dtype_size(desc->dtype);
     double reals[FOLD_RUN]; /* floats or doubles */
     double folded[FOLD_RUN];
 
     for (int64_t i = 0; i < desc->in_features; i += FOLD_RUN) {
         const int count = (int)fbni_min(FOLD_RUN, desc->in_features - i);
-        const bool single = fbni_is_single(desc->dtype);
-        k->load[desc->dtype](count, fbni_at_const(from, 0, 0, i, fbni_dtype_size(desc->dtype)),
-                             reals);
+        k->load[desc->dtype](
+            count, fbni_at_const(job->params->weight, o, job->params->ldw, i, size), reals);
         fbni_cpu_reals_load(folded, reals, 0, count, single);
         for (int q = 0; q < count; q++)
             folded[q] *= alpha;
         fbni_cpu_reals_store(reals, folded, 0, count, single);
-        k->store[job->to_dtype](count, reals, fbni_at(to, 0, 0, i, fbni_dtype_size(job->to_dtype)));
+        k->store[desc->dtype](count, reals, fbni_at(job->weight, o, job->ldw, i, size));
     }
 }
 
@@ -64,37 +58,49 @@ static void fold_task(void *argument, int64_t item, int thread)
     fbni_cpu_reals_store(job->bias, bias, chunk.first, chunk.count, single);
 }
 
-static void fold(const fold_job *job)
-{
-    fold_job copy = *job;
-    fbni_cpu_for(job->layer->context->threads,
-                 fbni_ceil_div(job->layer->desc.out_features, FBNI_CHUNK), fold_task, &copy);
-}
-
 fbn_status fbni_cpu_fold(void *layer_, const fbn_params *params, void *weight, int64_t ldw,
                          void *bias)
 {
     const fbni_cpu_layer *layer = layer_;
-    const fold_job job = {layer, params, weight, ldw, layer->desc.dtype, bias};
-    fold(&job);
+    fold_job job = {layer, params, weight, ldw, bias};
+    fbni_cpu_for(layer->context->threads, fbni_ceil_div(layer->desc.out_features, FBNI_CHUNK),
+                 fold_task, &job);
     return FBN_OK;
 }
 
-/* Followed in one allocation by weight [O,I], bias, ones and zeros [O], all reals. */
+/* The layer with its constants at hand, followed in one allocation by its own copy of W, [O,I]
+ * reals, and of alpha, c and shift. alpha is not multiplied into W: the finishing multiply-add
+ * costs the same without, and rounds once less. */
 typedef struct cpu_prepared {
     fbni_cpu_context *context;
     const fbni_cpu_kernels *kernels;
     fbn_layer_desc desc;
-    const char *weight, *bias, *ones, *zeros;
+    char *weight;
+    fbni_cpu_affine affine;
 } cpu_prepared;
 
-static void fill(void *reals, double value, int64_t count, bool single)
+typedef struct prepare_job {
+    const cpu_prepared *prepared;
+    const fbn_params *params;
+} prepare_job;
+
+static void prepare_task(void *argument, int64_t item, int thread)
 {
-    for (int64_t i = 0; i < count; i++)
-        if (single)
-            ((float *)reals)[i] = (float)value;
-        else
-            ((double *)reals)[i] = value;
+    const prepare_job *job = argument;
+    const cpu_prepared *p = job->prepared;
+    const fbn_layer_desc *desc = &p->desc;
+    const size_t size = fbni_dtype_size(desc->dtype);
+    fbni_cpu_chunk chunk;
+    fbni_norm norm[FBNI_CHUNK];
+    (void)thread;
+
+    fbni_cpu_chunk_load(&chunk, desc, job->params, item * FBNI_CHUNK, desc->out_features);
+    fbni_cpu_chunk_frozen(&chunk, desc, job->params, norm);
+    fbni_cpu_chunk_affine(&chunk, norm, fbni_is_single(desc->dtype), &p->affine);
+    for (int64_t o = chunk.first; o < chunk.first + chunk.count; o++)
+        p->kernels->load[desc->dtype](
+            desc->in_features, fbni_at_const(job->params->weight, o, job->params->ldw, 0, size),
+            fbni_at(p->weight, o, desc->in_features, 0, p->kernels->real_size));
 }
 
 fbn_status fbni_cpu_prepare(void **prepared, void *layer_, const fbn_params *params)
@@ -111,18 +117,15 @@ fbn_status fbni_cpu_prepare(void **prepared, void *layer_, const fbn_params *par
                                    "no memory for a prepared layer of %zu bytes", total);
 
     cpu_prepared *p = (cpu_prepared *)(void *)memory;
-    char *weight = memory + head, *bias = weight + fbni_align(O * I * real);
-    char *ones = bias + vector, *zeros = ones + vector;
-    const fold_job job = {layer,
-                          params,
-                          weight,
-                          layer->desc.in_features,
-                          fbni_is_single(layer->desc.dtype) ? FBN_F32 : FBN_F64,
-                          bias};
-    fold(&job);
-    fill(ones, 1, layer->desc.out_features, real == sizeof(float));
-    fill(zeros, 0, layer->desc.out_features, real == sizeof(float));
-    *p = (cpu_prepared){context, layer->kernels, layer->desc, weight, bias, ones, zeros};
+    char *weight = memory + head, *vectors = weight + fbni_align(O * I * real);
+    *p = (cpu_prepared){context,
+                        layer->kernels,
+                        layer->desc,
+                        weight,
+                        {vectors, vectors + vector, vectors + 2 * vector}};
+    prepare_job job = {p, params};
+    fbni_cpu_for(context->threads, fbni_ceil_div(layer->desc.out_features, FBNI_CHUNK),
+                 prepare_task, &job);
     *prepared = p;
     return FBN_OK;
 }
@@ -179,12 +182,10 @@ fbn_status fbni_cpu_prepared_run(const void *prepared, const fbn_run_args *args)
         .dtype = desc->dtype,
         .activation = desc->activation,
         .x = {args->x, args->ldx, desc->dtype, false},
-        .weight = {p->weight, desc->in_features, half ? FBN_F32 : desc->dtype, true},
+        .weight = {p->weight, desc->in_features, fbni_real_dtype(desc->dtype), true},
         .u = half ? workspace : args->y,
         .ldu = half ? desc->out_features : args->ldy,
-        .alpha = p->ones,
-        .c = p->zeros,
-        .shift = p->bias,
+        .affine = p->affine,
         .y = args->y,
         .ldy = args->ldy,
         .scratch = half ? workspace + w.scratch : NULL,

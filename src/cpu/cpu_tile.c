@@ -32,7 +32,7 @@ void fbni_cpu_tiled_product(const fbni_cpu_tiled *d, fbni_cpu_tile t, int thread
         .b = d->weight,
         .c = fbni_at(d->u, t.row, d->ldu, t.column, real),
         .ldc = d->ldu,
-        .c_dtype = real == sizeof(float) ? FBN_F32 : FBN_F64,
+        .c_dtype = fbni_real_dtype(d->dtype),
         .scratch = scratch_of(d, thread),
     };
     g.a.p = fbni_at_const(d->x.p, t.row, d->x.ld, 0, fbni_dtype_size(d->x.dtype));
@@ -45,26 +45,41 @@ void fbni_cpu_tiled_product_all(const fbni_cpu_tiled *d)
     fbni_cpu_tiled_product(d, (fbni_cpu_tile){0, d->N, 0, d->O}, 0);
 }
 
-/* Half types go through a row of floats behind the product's scratch. */
+static void store_rows(const fbni_cpu_tiled *d, int64_t rows, int64_t columns, const void *from,
+                       void *to)
+{
+    const fbni_cpu_kernels *k = d->kernels;
+    if (d->ldy == columns) {
+        k->store[d->dtype](rows * columns, from, to);
+        return;
+    }
+    for (int64_t i = 0; i < rows; i++)
+        k->store[d->dtype](columns, fbni_at_const(from, i, columns, 0, k->real_size),
+                           fbni_at(to, i, d->ldy, 0, fbni_dtype_size(d->dtype)));
+}
+
+/* Half types go through a strip of rows behind the product's scratch. */
 void fbni_cpu_tiled_finish(const fbni_cpu_tiled *d, fbni_cpu_tile t, int thread)
 {
     const fbni_cpu_kernels *k = d->kernels;
     const size_t real = k->real_size, size = fbni_dtype_size(d->dtype);
     const bool half = fbni_is_half(d->dtype);
-    const int64_t step = half ? 1 : t.rows;
-    void *row = half ? scratch_of(d, thread) + fbni_align(FBNI_GEMM_SCRATCH) : NULL;
-    const void *alpha = fbni_at_const(d->alpha, 0, 0, t.column, real);
-    const void *c = fbni_at_const(d->c, 0, 0, t.column, real);
-    const void *shift = fbni_at_const(d->shift, 0, 0, t.column, real);
+    const int64_t most =
+        half ? FBNI_TILED_STRIP / t.columns + (t.columns > FBNI_TILED_STRIP) : t.rows;
+    void *strip = half ? scratch_of(d, thread) + fbni_align(FBNI_GEMM_SCRATCH) : NULL;
+    const void *alpha = fbni_at_const(d->affine.alpha, 0, 0, t.column, real);
+    const void *c = fbni_at_const(d->affine.c, 0, 0, t.column, real);
+    const void *shift = fbni_at_const(d->affine.shift, 0, 0, t.column, real);
 
-    for (int64_t i = t.row; i < t.row + t.rows; i += step) {
+    for (int64_t i = t.row; i < t.row + t.rows; i += most) {
+        const int64_t rows = fbni_min(most, t.row + t.rows - i);
         const void *u = fbni_at_const(d->u, i, d->ldu, t.column, real);
         void *y = fbni_at(d->y, i, d->ldy, t.column, size);
-        void *lse = d->lse ? fbni_at(d->lse, 0, 0, i, real) : NULL;
-        k->affine[d->activation](step, t.columns, u, d->ldu, alpha, c, shift, half ? row : y,
+        void *lse = d->lse ? fbni_at(d->lse, i, 2, 0, real) : NULL;
+        k->affine[d->activation](rows, t.columns, u, d->ldu, alpha, c, shift, half ? strip : y,
                                  half ? t.columns : d->ldy, lse);
         if (half)
-            k->store[d->dtype](t.columns, row, y);
+            store_rows(d, rows, t.columns, strip, y);
     }
 }
 

@@ -112,12 +112,27 @@ static FBNI_INLINE void X(moments_group)(int rows, int64_t before, int64_t cols,
         X(moments_cell)(rows, (int)(cols - j), with, u + j, ldu, shift + j, dev + j, m2 + j);
 }
 
+/* The median of the first, middle and last row: near the mean even if one of them is an outlier,
+ * and a value of the column, so that equal values leave nothing. */
+static FBNI_INLINE void X(moments_shift)(int64_t rows, int64_t cols, const real *u, int64_t ldu,
+                                         real *shift)
+{
+    const real *middle = u + rows / 2 * ldu, *last = u + (rows - 1) * ldu;
+    for (int64_t j = 0; j < cols; j += VLEN) {
+        const int n = cols - j < VLEN ? (int)(cols - j) : VLEN;
+        vreal a = X(load)(u + j, n), b = X(load)(middle + j, n), c = X(load)(last + j, n);
+        vreal low = X(select)(b < a, b, a), high = X(select)(b < a, a, b);
+        vreal rest = X(select)(c < high, c, high);
+        X(store)(shift + j, X(select)(rest < low, low, rest), n);
+    }
+}
+
 static void X(moments)(int64_t rows, int64_t cols, const void *u_, int64_t ldu, void *shift,
                        void *dev, void *m2)
 {
     const real *u = u_;
     int64_t i = 0;
-    memcpy(shift, u, (size_t)cols * sizeof(real));
+    X(moments_shift)(rows, cols, u, ldu, shift);
     for (; i + MOMENT_ROWS <= rows; i += MOMENT_ROWS)
         X(moments_group)(MOMENT_ROWS, i, cols, u + i * ldu, ldu, shift, dev, m2);
     for (; i + 4 <= rows; i += 4)
@@ -224,7 +239,7 @@ static FBNI_INLINE void X(input_cell)(const strip *s, int rows, int64_t j, int n
     FBNI_UNROLL
     for (int i = 0; i < rows; i++) {
         vreal g = X(load)(s->g + i * s->ldg + j, n);
-        X(store)(s->y + i * s->ldy + j, X(fma)(a, g, X(affine)(s, i, j, n, c, m, b)), n);
+        X(store)(s->y + i * s->ldy + j, a * (g + X(affine)(s, i, j, n, c, m, b)), n);
     }
 }
 
@@ -296,7 +311,7 @@ static void X(input_gradient)(int64_t rows, int64_t cols, const void *g, int64_t
 
 #include "kernels_softmax.h"
 
-/* ---- The set ---- */
+/* ---- The set: fbni_cpu_f32_<isa> or fbni_cpu_f64_<isa> ---- */
 
 const fbni_cpu_kernels FBNI_CAT(fbni_cpu, FBNI_CAT(X(), FBNI_CAT(_, FBNI_ISA))) = {
     .name = "cpu_f" FBNI_TEXT(FBNI_REAL_BITS) "_" FBNI_TEXT(FBNI_ISA),

@@ -4,6 +4,12 @@
  *
  * Coefficients: minimax fits by Remez exchange in 50-digit arithmetic, rounded to the real type.
  * The errors given with them are relative, of the function in exact arithmetic.
+ *
+ * Largest errors measured against long double, in ulp of the result down to underflow, over 10^7
+ * bit patterns and dense grids (float) and 8 * 10^5 random arguments (double), the worst of the
+ * three instruction sets and both types: exp 1.05, gelu 4.9, silu 3.0; slopes for v < -2: gelu 3.6,
+ * silu 5.9; slopes everywhere, in ulp of 1: gelu 1.4, silu 1.0 (each has a zero, near which an error
+ * relative to the result means nothing).
  */
 #if FBNI_REAL_BITS == 32
 #define ROUND_MAGIC 0x1.8p23F /* adding it rounds to an integer, kept in the low mantissa bits */

@@ -8,7 +8,7 @@
  *     zhat = r (s (u - c) + e)
  *     training:  c = ubar, rounded;  d = ubar - c;  e = -s d
  *                r = 1 / sqrt(s^2 var + eps)
- *     frozen:    c = running_mean / s - b, rounded;  e = s (c + b) - running_mean
+ *     frozen:    c = running_mean / s - b, rounded;  d = 0;  e = s (c + b) - running_mean
  *                r = 1 / sqrt(running_var + eps)
  *     v = t (gamma zhat + beta) = alpha (u - c) + shift
  *                alpha = t gamma s r;  shift = t (gamma r e + beta)
@@ -17,7 +17,8 @@
  * keeps full precision when |mean| >> std; e carries what rounding c lost; a constant column has u
  * = c and e = 0, hence v = t beta exactly.
  *
- * Backward, with G = sum g and K = sum g (u - c):
+ * Backward, with G = sum g and K = sum g (u - c), where a frozen column may be summed about any
+ * centre (fbni_norm_about: one near the data keeps K small):
  *     kappa = sum g zhat = r (s K + e G)
  *     dgamma = t kappa,  dbeta = t G,  dt = gamma kappa + beta G
  *     training:  du = alpha (g - G/N - zhat kappa/N),  ds = t gamma r^3 eps (K - d G),  db = 0
@@ -28,6 +29,7 @@
 #ifndef FBNI_ALGEBRA_H
 #define FBNI_ALGEBRA_H
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 
@@ -59,7 +61,7 @@ typedef struct fbni_batch_stats {
 
 typedef struct fbni_feature_grads {
     double dgamma, dbeta, dt, ds, db;
-    double du_g, du_u, du_1; /* du = du_g g + du_u (u - c) + du_1 */
+    double alpha, du_u, du_1; /* du = alpha (g + du_u (u - c) + du_1) */
 } fbni_feature_grads;
 
 /* Rounds to the layer's real type: float if single, else double as it is. */
@@ -75,7 +77,7 @@ FBNI_INLINE fbni_norm fbni_norm_train(fbni_feature f, double mean, double mean_l
     fbni_norm n;
     n.c = fbni_round_real(mean + mean_low, single);
     n.d = (mean - n.c) + mean_low;
-    n.e = -f.s * n.d;
+    n.e = (f.b - f.b) - f.s * n.d; /* b cancels, but is NaN in zhat where it is not finite */
     n.r = 1 / sqrt(f.s * f.s * var + eps);
     return n;
 }
@@ -84,19 +86,37 @@ FBNI_INLINE fbni_norm fbni_norm_frozen(fbni_feature f, double running_mean, doub
                                        double eps, int single)
 {
     fbni_norm n;
+    n.r = 1 / sqrt(running_var + eps);
     n.c = fbni_round_real(running_mean / f.s - f.b, single);
-    if (!isfinite(n.c)) /* s is 0 or tiny: no u has that mean */
+    /* s is 0 or tiny: no u has that mean, or alpha has too few bits left to be multiplied by it */
+    if (!isfinite(n.c) || !(fabs(f.t * f.gamma * f.s * n.r) >= (single ? FLT_MIN : DBL_MIN)))
         n.c = 0;
     n.d = 0;
     n.e = f.s * (n.c + f.b) - running_mean;
-    n.r = 1 / sqrt(running_var + eps);
     return n;
 }
 
-FBNI_INLINE fbni_affine fbni_affine_of(fbni_feature f, fbni_norm n)
+/* The same frozen zhat about another centre. */
+FBNI_INLINE fbni_norm fbni_norm_about(fbni_feature f, fbni_norm n, double centre)
+{
+    n.e += f.s * (centre - n.c);
+    n.c = centre;
+    return n;
+}
+
+/* alpha = t gamma s r; one that is finite stays so as a float, since u - c may be 0. */
+FBNI_INLINE double fbni_alpha(fbni_feature f, double r, int single)
+{
+    const double alpha = f.t * f.gamma * f.s * r;
+    if (!single || !isfinite(alpha))
+        return alpha;
+    return fmin(fmax(alpha, -(double)FLT_MAX), (double)FLT_MAX);
+}
+
+FBNI_INLINE fbni_affine fbni_affine_of(fbni_feature f, fbni_norm n, int single)
 {
     fbni_affine a;
-    a.alpha = f.t * f.gamma * f.s * n.r;
+    a.alpha = fbni_alpha(f, n.r, single);
     a.c = n.c;
     /* e == 0 exactly leaves t beta exactly, even where r is infinite (eps = 0, constant column:
      * alpha decides) */
@@ -139,21 +159,21 @@ FBNI_INLINE double fbni_running_var_of(double var, int64_t batch, int biased)
 
 /* G = sum g, K = sum g (u - c). batch is N after a training forward, 0 for frozen statistics. */
 FBNI_INLINE fbni_feature_grads fbni_feature_grads_of(fbni_feature f, fbni_norm n, double G,
-                                                     double K, double eps, int64_t batch)
+                                                     double K, double eps, int64_t batch,
+                                                     int single)
 {
     fbni_feature_grads d;
-    const double alpha = f.t * f.gamma * f.s * n.r;
     const double kappa = n.r * (f.s * K + n.e * G);
     d.dgamma = f.t * kappa;
     d.dbeta = f.t * G;
     d.dt = f.gamma * kappa + f.beta * G;
-    d.du_g = alpha;
+    d.alpha = fbni_alpha(f, n.r, single);
     if (batch > 0) {
         const double mean_kappa = kappa / (double)batch;
-        d.ds = f.t * f.gamma * n.r * n.r * n.r * eps * (K - n.d * G);
+        d.ds = f.t * f.gamma * n.r * (n.r * n.r * eps) * (K - n.d * G);
         d.db = 0;
-        d.du_u = -alpha * mean_kappa * n.r * f.s;
-        d.du_1 = -alpha * (G / (double)batch + mean_kappa * n.r * n.e);
+        d.du_u = -mean_kappa * n.r * f.s;
+        d.du_1 = -(G / (double)batch + mean_kappa * n.r * n.e);
     } else {
         d.ds = f.t * f.gamma * n.r * (K + (n.c + f.b) * G);
         d.db = f.t * f.gamma * f.s * n.r * G;

@@ -42,7 +42,8 @@ typedef struct fbni_host {
 typedef struct fbni_backend {
     uint32_t abi; /* FBNI_BACKEND_ABI */
     fbn_backend id;
-    const char *name; /* "cpu", "cuda" */
+    const char *name;           /* "cpu", "cuda" */
+    size_t workspace_alignment; /* bytes, a power of two up to 256 */
 
     /* FBN_OK if this machine can run the backend at all; else FBN_ERR_NO_BACKEND and the reason. */
     fbn_status (*available)(const fbni_host *host);
@@ -69,8 +70,8 @@ typedef struct fbni_backend {
 
     /* Refuses what it cannot do (FBN_ERR_UNSUPPORTED). desc->workspace is not looked at. */
     fbn_status (*layer_workspace_size)(void *context, const fbn_layer_desc *desc, size_t *bytes);
-    /* workspace has that many bytes, aligned to 256, and outlives the layer; NULL if the size is 0.
-     * desc is copied by the backend if it needs it; desc->kernel is valid during the call alone. */
+    /* workspace has that many bytes, aligned to workspace_alignment, and outlives the layer; NULL if
+     * the size is 0. desc is copied by the backend if it needs it; desc->kernel is valid during the call alone. */
     fbn_status (*layer_create)(void **layer, void *context, const fbn_layer_desc *desc,
                                void *workspace);
     void (*layer_destroy)(void *layer);
@@ -83,8 +84,8 @@ typedef struct fbni_backend {
                                 const fbn_forward_args *args); /* batch >= 2 */
     fbn_status (*forward_infer)(void *layer, const fbn_params *params,
                                 const fbn_forward_args *args);
-    /* batch >= 0: for 0, gradients become zeros unless accumulated. x may be NULL if grads->weight
-     * is. The backend checks, where it can without waiting for the device, that saved is this
+    /* batch >= 0: for 0, gradients become zeros unless accumulated, and x, dy and saved may be NULL.
+     * x may be NULL if grads->weight is. The backend checks, where it can without waiting for the device, that saved is this
      * layer's and this batch's. */
     fbn_status (*backward)(void *layer, const fbn_params *params, const fbn_backward_args *args,
                            const fbn_grads *grads);

@@ -5,6 +5,8 @@
 #include "error.h"
 #include "validate.h"
 
+enum { HOST_ALIGNMENT = 64 }; /* of the library's own structs */
+
 #include <stdlib.h>
 
 /* ---- allocators ---- */
@@ -42,7 +44,7 @@ void fbn_allocator_init(fbn_allocator *allocator, size_t size)
 static fbn_status allocate_from(const fbn_allocator *allocator, size_t size, const char *purpose,
                                 void **pointer)
 {
-    void *memory = allocator->allocate(allocator->user, size, FBNI_BUFFER_ALIGNMENT);
+    void *memory = allocator->allocate(allocator->user, size, HOST_ALIGNMENT);
 
     if (!memory)
         return fbni_fail_memory(size, purpose);

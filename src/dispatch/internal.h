@@ -11,8 +11,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-/* Alignment of `saved` on every backend, and of workspaces; on CUDA workspaces have 256. */
-enum { FBNI_BUFFER_ALIGNMENT = 64, FBNI_CUDA_WORKSPACE_ALIGNMENT = 256 };
+/* Alignment of `saved` on every backend. */
+enum { FBNI_SAVED_ALIGNMENT = 64 };
 
 struct fbn_context {
     atomic_size_t references; /* the caller's, and one for each layer and prepared layer */
@@ -63,8 +63,6 @@ void fbni_host_deallocate(fbn_context *context, void *pointer); /* NULL is ignor
 
 void fbni_context_retain(fbn_context *context);
 void fbni_context_release(fbn_context *context);
-
-size_t fbni_workspace_alignment(const fbni_backend *backend);
 
 /* backends.c: the backend that can be used under this id (FBN_BACKEND_AUTO: the one it stands for),
  * or FBN_ERR_NO_BACKEND with the reason, or FBN_ERR_ENUM. */

@@ -36,12 +36,6 @@ size_t fbni_real_size(fbn_dtype dtype)
 {
     return dtype == FBN_F64 ? sizeof(double) : sizeof(float);
 }
-
-size_t fbni_workspace_alignment(const fbni_backend *backend)
-{
-    return backend->id == FBN_BACKEND_CUDA ? FBNI_CUDA_WORKSPACE_ALIGNMENT : FBNI_BUFFER_ALIGNMENT;
-}
-
 /* ---- the description ---- */
 
 static fbn_status check_sizes(const fbn_layer_desc *desc)
@@ -190,11 +184,11 @@ fbn_status fbn_layer_workspace_size(fbn_context *context, const fbn_layer_desc *
     return FBN_OK;
 }
 
-/* The caller's workspace is used as it is: aligned to 64 bytes, on CUDA to 256. */
+/* The caller's workspace is used as it is, aligned as the backend wants it. */
 static fbn_status check_workspace(const fbn_context *context, const fbn_layer_desc *desc,
                                   size_t needed)
 {
-    const size_t alignment = fbni_workspace_alignment(context->backend);
+    const size_t alignment = context->backend->workspace_alignment;
 
     if (desc->workspace_size < needed)
         return fbni_fail(FBN_ERR_WORKSPACE,

@@ -150,7 +150,7 @@ fbn_status fbn_prepared_run(const fbn_prepared *prepared, const fbn_run_args *ar
     spans.count = 0;
     fbni_spans_add(&spans, "y", full.y, y, prepared->element);
     fbni_spans_add_bytes(&spans, "workspace", full.workspace, bytes,
-                         fbni_workspace_alignment(prepared->backend));
+                         prepared->backend->workspace_alignment);
     fbni_spans_outputs_end(&spans);
     fbni_spans_add(&spans, "x", full.x, x, prepared->element);
     status = fbni_spans_check(&spans, prepared->context);

@@ -137,7 +137,7 @@ static fbn_status span_backward(const fbn_layer *layer, const backward_call *cal
     fbni_spans_outputs_end(&spans);
     fbni_spans_add(&spans, "x", call->args.x, call->x, layer->element);
     fbni_spans_add(&spans, "dy", call->args.dy, call->dy, layer->element);
-    fbni_spans_add_bytes(&spans, "saved", call->args.saved, call->saved, FBNI_BUFFER_ALIGNMENT);
+    fbni_spans_add_bytes(&spans, "saved", call->args.saved, call->saved, FBNI_SAVED_ALIGNMENT);
     fbni_params_add_inputs(&spans, layer, FBNI_USE_BACKWARD, &call->params, call->weight);
     return fbni_spans_check(&spans, layer->context);
 }

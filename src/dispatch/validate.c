@@ -245,7 +245,7 @@ fbn_status fbni_forward_check(const fbn_layer *layer, fbni_use use, const fbn_pa
 
     spans.count = 0;
     fbni_spans_add(&spans, "y", args->y, y, layer->element);
-    fbni_spans_add_bytes(&spans, "saved", args->saved, saved, FBNI_BUFFER_ALIGNMENT);
+    fbni_spans_add_bytes(&spans, "saved", args->saved, saved, FBNI_SAVED_ALIGNMENT);
     fbni_spans_add_bytes(&spans, "batch_mean", args->batch_mean,
                          layer->vector_size[FBNI_KIND_FEATURE], layer->real);
     fbni_spans_add_bytes(&spans, "batch_var", args->batch_var,

@@ -35,6 +35,9 @@ enum file_status file_fail(struct file_error *err, enum file_status status, cons
 
 enum file_status file_fail_memory(struct file_error *err, uint64_t bytes)
 {
+    if (bytes == 0) {
+        return file_fail(err, FILE_OUT_OF_MEMORY, "out of memory");
+    }
     return file_fail(err, FILE_OUT_OF_MEMORY, "out of memory: %" PRIu64 " bytes could not be had",
                      bytes);
 }

@@ -58,7 +58,7 @@ const char *file_status_string(enum file_status status);
 enum file_status file_fail(struct file_error *err, enum file_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* file_fail with FILE_OUT_OF_MEMORY and the number of bytes that could not be had. */
+/* file_fail with FILE_OUT_OF_MEMORY and the number of bytes that could not be had; 0: unknown. */
 enum file_status file_fail_memory(struct file_error *err, uint64_t bytes);
 
 /* file_fail with FILE_IO: "cannot open: No such file or directory", from errno. */

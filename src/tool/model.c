@@ -127,7 +127,7 @@ enum file_status model_find(const struct tensor_set *set, const char *prefix, st
         return status;
     }
     for (size_t i = 0; i < sizeof optional / sizeof optional[0]; i++) {
-        struct tensor *t;
+        struct tensor *t = NULL;
 
         if ((status = find(set, prefix, optional[i].name, &t, err)) != FILE_OK) {
             return status;

@@ -257,6 +257,19 @@ static void print_version(void)
     printf("fusedbn %s\n", fbn_version());
 }
 
+/* getopt_long() takes any abbreviation that is unique, and so `fold --mode` for `fold --model`; here
+ * options are spelt out. */
+static bool check_spelling(const struct parse *p, enum option_id id, char **argv)
+{
+    const char *word = argv[optarg == argv[optind - 1] ? optind - 2 : optind - 1];
+    size_t length = strcspn(word, "=");
+
+    if (length == strlen(specs[id].name) + 2) {
+        return true;
+    }
+    return wrong(p, "'%.*s' is no option here", (int)length, word);
+}
+
 /* Reads a command's options; argv[0] is the command. */
 static bool parse_command(int argc, char **argv, struct parse *p, enum exit_status *status)
 {
@@ -277,10 +290,12 @@ static bool parse_command(int argc, char **argv, struct parse *p, enum exit_stat
         if (id < 256) {
             return optopt > 0 && optopt < 256
                        ? wrong(p, "'-%c' is no option", optopt)
-                       : wrong(p, "'%s' is no option here, stands for several, or takes no value",
-                               argv[optind - 1]);
+                       : wrong(p, "'%s' is no option here, or takes no value", argv[optind - 1]);
         }
         id -= 256;
+        if (!check_spelling(p, (enum option_id)id, argv)) {
+            return false;
+        }
         if (id == OPTION_HELP || id == OPTION_VERSION) {
             *status = EXIT_OK;
             (void)(id == OPTION_HELP ? help_command(p->options->command) : print_version());

@@ -6,6 +6,7 @@
  *             [begin, end]}, ...}                              offsets count from the data's start
  */
 #include "safetensors.h"
+#include "json_watch.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -64,12 +65,13 @@ static enum file_status parse_json(const unsigned char *text, size_t length, jso
     json_error_t error;
     enum file_status status = FILE_BAD_HEADER;
 
+    json_watch_begin();
     *root = json_loadb((const char *)text, length, JSON_REJECT_DUPLICATES, &error);
+    if (json_watch_failed()) {
+        return file_fail_memory(err, 0);
+    }
     if (*root != NULL) {
         return FILE_OK;
-    }
-    if (json_error_code(&error) == json_error_out_of_memory) {
-        return file_fail_memory(err, length);
     }
     if (json_error_code(&error) == json_error_duplicate_key) {
         status = FILE_DUPLICATE_KEY;
@@ -93,8 +95,9 @@ static enum file_status keep_metadata(json_t *value, char **metadata, struct fil
                              quote(json_object_iter_key(iterator)).text);
         }
     }
+    json_watch_begin();
     *metadata = json_dumps(value, JSON_COMPACT);
-    return *metadata != NULL ? FILE_OK : file_fail_memory(err, SAFETENSORS_MAX_HEADER);
+    return *metadata != NULL && !json_watch_failed() ? FILE_OK : file_fail_memory(err, 0);
 }
 
 /* The value of a key that a tensor's object must have. */

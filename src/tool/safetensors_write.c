@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Writing safetensors: the header, and the order of the tensors.
  */
+#include "json_watch.h"
 #include "safetensors.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,20 +39,15 @@ static json_t *describe(const struct tensor *tensor, json_int_t begin)
     return entry;
 }
 
-/* The header as JSON text, freed with free(), or NULL where memory is out. */
-static char *header_text(const struct tensor_set *set, const struct tensor *const *order)
+/* The tensors' part of the header as JSON text, freed with free(), or NULL where memory is out. */
+static char *tensors_text(const struct tensor_set *set, const struct tensor *const *order)
 {
-    json_t *root = json_object();
+    json_t *root;
     json_int_t begin = 0;
     char *text = NULL;
 
-    if (root == NULL) {
-        return NULL;
-    }
-    if (set->metadata != NULL &&
-        json_object_set_new(root, "__metadata__", json_loads(set->metadata, 0, NULL)) != 0) {
-        goto out;
-    }
+    json_watch_begin();
+    root = json_object();
     for (size_t i = 0; i < set->count; i++) {
         if (json_object_set_new(root, order[i]->name, describe(order[i], begin)) != 0) {
             goto out;
@@ -58,8 +55,32 @@ static char *header_text(const struct tensor_set *set, const struct tensor *cons
         begin += (json_int_t)order[i]->nbytes;
     }
     text = json_dumps(root, JSON_COMPACT);
+    if (json_watch_failed()) {
+        free(text);
+        text = NULL;
+    }
 out:
     json_decref(root);
+    return text;
+}
+
+/* The whole header, with the metadata, which are JSON text already, before the tensors. */
+static char *header_text(const struct tensor_set *set, const struct tensor *const *order)
+{
+    static const char begin[] = "{\"__metadata__\":";
+    char *tensors = tensors_text(set, order), *text;
+    size_t size;
+
+    if (tensors == NULL || set->metadata == NULL) {
+        return tensors;
+    }
+    size = sizeof begin + strlen(set->metadata) + 1 + strlen(tensors);
+    text = malloc(size);
+    if (text != NULL) {
+        snprintf(text, size, "%s%s%s%s", begin, set->metadata, set->count > 0 ? "," : "",
+                 tensors + 1);
+    }
+    free(tensors);
     return text;
 }
 
@@ -108,7 +129,7 @@ enum file_status safetensors_layout(const struct tensor_set *set, struct pieces 
     }
     text = header_text(set, order);
     if (text == NULL) {
-        status = file_fail_memory(err, SAFETENSORS_MAX_HEADER);
+        status = file_fail_memory(err, 0);
         goto out;
     }
     status = frame_header(text, pieces, err);

@@ -13,8 +13,8 @@ enum file_format file_format(const char *path);
 
 /*
  * Reads the whole file; *set owns it, freed with tensor_set_free(). A .npy file gives one tensor
- * without a name. Memory: the file's size, and of a header at most a small multiple. It is read and
- * not mapped because a mapped file that another program cuts short kills its reader (SIGBUS).
+ * without a name. Memory: the file's size, and for what a header describes up to 50 times the header's.
+ * The file is read and not mapped because a mapped file that another program cuts short kills its reader (SIGBUS).
  */
 enum file_status tensor_file_read(const char *path, struct tensor_set *set, struct file_error *err);
 

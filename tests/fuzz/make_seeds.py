@@ -78,7 +78,7 @@ def npy_seeds():
     put("npy", "bad-no-comma.npy", npy_raw("{'descr': '<f4' 'fortran_order': False}\n"))
     put("npy", "bad-no-colon.npy", npy_raw("{'descr' '<f4'}\n"))
     put("npy", "bad-no-value.npy", npy_raw("{'descr': }\n"))
-    put("npy", "bad-string.npy", npy_raw("{'descr: '<f4\n"))
+    put("npy", "bad-string.npy", npy_raw("{'descr: <f4\n"))
     put("npy", "bad-escape.npy", npy_dict(descr=r"'\x3cf4'"))
     put("npy", "bad-after-dict.npy", npy_raw(
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), } x\n", m.tobytes()))
@@ -130,7 +130,9 @@ def safetensors_ok_seeds():
     put("safetensors", "ok-same-layer.safetensors", save({
         "gemm.weight": f4, "gemm.bias": f4[:, 0].copy(), "scale": np.ones(1, "<f4"),
         "bn.weight": f4[:, 1].copy(), "bn.num_batches_tracked": np.array(7)}))
-    put("safetensors", "ok-same-metadata.safetensors", save({"x": f4}, {"format": "pt"}))
+    put("safetensors", "ok-same-metadata.safetensors",
+        save({"x": f4}, {"the \"name\" of a program": "π"}))
+    put("safetensors", "ok-same-metadata-alone.safetensors", save({}, {"format": "pt"}))
     put("safetensors", "ok-same-names.safetensors",
         save({"a/\"b\"\\\t": f4[0].copy(), "π·ε": f4[1].copy()}))
     put("safetensors", "ok-same-empty.safetensors", save({"x": np.zeros((0, 3), "<f2"), "y": f4}))

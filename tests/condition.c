@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * How far rounding can move each output, to first order.
+ *
+ * Each step of the unfused computation rounds, and passes on what the steps before it lost. If an
+ * operation's operands a and b are off by c(a) and c(b) units of roundoff, then a + b is off by
+ * c(a) + c(b) + |a + b|, a b by |a| c(b) + |b| c(a) + |a b|, f(a) by |f'(a)| c(a) + |f(a)|: the
+ * running error analysis of Wilkinson (Higham 2002, "Accuracy and Stability of Numerical
+ * Algorithms", section 3.3), here written a layer at a time. It says where errors are large and
+ * where they are small, up to a factor; reference.c measures the factor. A sum over K terms is
+ * charged once, as if summed exactly and rounded: the growth with K belongs to the factor. One term
+ * of second order is kept: where a column is nearly constant, the square of the mean's own error is
+ * all that its variance loses. And where values underflow, an operation loses up to the smallest
+ * number of the type instead of a part of its result (the same book, equation 2.8).
+ */
+#include "oracle.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+typedef struct conditions {
+    double *u, *z, *zhat, *v; /* [n,o] */
+    double *mean, *rstd;      /* [o]; rstd: relative, of 1 / sqrt(var + eps) */
+    double *g, *dzhat, *du;   /* [n,o] */
+} conditions;
+
+static double *values(int64_t count)
+{
+    double *p = calloc((size_t)(count > 0 ? count : 1), sizeof *p);
+    if (!p)
+        abort();
+    return p;
+}
+
+static double scale(const double *array, fbn_scale kind, int64_t j)
+{
+    return array ? array[kind == FBN_SCALE_FEATURE ? j : 0] : 1;
+}
+
+static void product(const problem *p, double underflow, conditions *c)
+{
+    for (int64_t n = 0; n < p->n; n++)
+        for (int64_t k = 0; k < p->i; k++)
+            for (int64_t j = 0; j < p->o; j++)
+                c->u[n * p->o + j] += fabs(p->x[n * p->i + k] * p->w[j * p->i + k]);
+    for (int64_t n = 0; n < p->n; n++) {
+        for (int64_t j = 0; j < p->o; j++) {
+            double b = p->bias ? fabs(p->bias[j]) : 0;
+            c->u[n * p->o + j] += underflow;
+            c->z[n * p->o + j] =
+                fabs(scale(p->pre, p->pre_scale, j)) * (c->u[n * p->o + j] + b) + underflow;
+        }
+    }
+}
+
+static void running(const problem *p, const trace *t, int64_t j, double var_condition,
+                    const conditions *c, double *condition[OUTPUTS])
+{
+    int64_t after;
+    double m = oracle_momentum(p, &after);
+    double bessel = p->flags & FBN_BIASED_RUNNING_VAR ? 1 : (double)p->n / (double)(p->n - 1);
+    double mean = (double)t->mean[j], var = (double)t->var[j];
+    condition[OUT_RUNNING_MEAN][j] =
+        fabs((1 - m) * p->running_mean[j]) + m * (fabs(mean) + c->mean[j]);
+    condition[OUT_RUNNING_VAR][j] =
+        fabs((1 - m) * p->running_var[j]) + m * bessel * (var + var_condition);
+}
+
+/* The batch's moments, or the running ones, which are exact. */
+static void statistics(const problem *p, const trace *t, int64_t j, double unit, conditions *c,
+                       double *condition[OUTPUTS])
+{
+    double mean = 0, var = 0, lost;
+    if (p->training) {
+        for (int64_t n = 0; n < p->n; n++)
+            mean += c->z[n * p->o + j] / (double)p->n;
+        for (int64_t n = 0; n < p->n; n++) {
+            int64_t e = n * p->o + j;
+            double d = fabs((double)(t->z[e] - t->mean[j]));
+            lost = c->z[e] + mean;
+            var += (2 * d * lost + d * d + unit * lost * lost) / (double)p->n;
+        }
+    }
+    c->mean[j] = mean;
+    c->rstd[j] = 1 + var / 2 * (double)(t->rstd[j] * t->rstd[j]);
+    if (p->training) {
+        condition[OUT_BATCH_MEAN][j] = mean + fabs((double)t->mean[j]);
+        condition[OUT_BATCH_VAR][j] = var + (double)t->var[j];
+        if (p->running_mean)
+            running(p, t, j, var, c, condition);
+    }
+}
+
+static void normalise(const problem *p, const trace *t, int64_t j, conditions *c)
+{
+    double gamma = p->gamma ? fabs(p->gamma[j]) : 1, beta = p->beta ? fabs(p->beta[j]) : 0;
+    double post = fabs(scale(p->post, p->post_scale, j));
+    for (int64_t n = 0; n < p->n; n++) {
+        int64_t e = n * p->o + j;
+        double difference = c->z[e] + c->mean[j] + fabs((double)t->mean[j]);
+        c->zhat[e] = (double)t->rstd[j] * difference + fabs((double)t->zhat[e]) * c->rstd[j];
+        c->v[e] = post * (gamma * c->zhat[e] + beta) + fabs((double)t->v[e]);
+    }
+}
+
+static double normal_distribution(double v)
+{
+    return erfc(-v / sqrt(2)) / 2;
+}
+
+static double normal_density(double v)
+{
+    return exp(-v * v / 2) / sqrt(2 * acos(-1));
+}
+
+static void activate(fbn_activation activation, int64_t o, const long double *v,
+                     const long double *y, const double *cv, double *cy)
+{
+    double mixed = 0, lse = (double)(v[0] - y[0]); /* log_softmax's v - y is the row's lse */
+    for (int64_t j = 0; j < o; j++)
+        mixed += (double)(activation == FBN_ACT_LOG_SOFTMAX ? expl(y[j]) : y[j]) * cv[j];
+    for (int64_t j = 0; j < o; j++) {
+        double a = (double)v[j], r = fabs((double)y[j]), logistic = 1 / (1 + exp(-a));
+        switch (activation) {
+        case FBN_ACT_NONE:
+        case FBN_ACT_RELU:
+            cy[j] = cv[j];
+            break;
+        case FBN_ACT_GELU:
+            cy[j] = (normal_distribution(a) + fabs(a) * normal_density(a)) * cv[j] + r;
+            break;
+        case FBN_ACT_SILU:
+            cy[j] = (logistic + fabs(a) * logistic * (1 - logistic)) * cv[j] + r;
+            break;
+        case FBN_ACT_SOFTMAX:
+            cy[j] = r * (cv[j] + mixed + 1);
+            break;
+        case FBN_ACT_LOG_SOFTMAX:
+            cy[j] = cv[j] + mixed + fabs(lse) + r;
+            break;
+        }
+    }
+}
+
+static void activate_backward(const problem *p, int64_t row, const trace *t, const double *cv,
+                              const double *cy, double *cg)
+{
+    const double *dy = p->dy + row * p->o;
+    const long double *v = t->v + row * p->o, *y = t->out[OUT_Y] + row * p->o;
+    double sum = 0, size = 0, lost = 0; /* of the row's sum: value, size of the terms, condition */
+    for (int64_t j = 0; j < p->o; j++) {
+        bool soft = p->activation == FBN_ACT_SOFTMAX;
+        sum += dy[j] * (soft ? (double)y[j] : 1);
+        size += fabs(dy[j]) * (soft ? (double)y[j] : 1);
+        lost += soft ? fabs(dy[j]) * cy[j] : 0;
+    }
+    for (int64_t j = 0; j < p->o; j++) {
+        double a = (double)v[j], d = fabs(dy[j]), s = 1 / (1 + exp(-a)), density, e;
+        switch (p->activation) {
+        case FBN_ACT_NONE:
+        case FBN_ACT_RELU: /* inputs.c gives dy = 0 where the side of the kink is uncertain */
+            cg[j] = d;
+            break;
+        case FBN_ACT_GELU:
+            density = normal_density(a);
+            cg[j] = d * (density * fabs(2 - a * a) * cv[j] + normal_distribution(a) +
+                         fabs(a) * density * (1 + a * a));
+            break;
+        case FBN_ACT_SILU:
+            cg[j] = d * (s * (1 - s) * (2 + fabs(a)) * cv[j] + s * (1 + fabs(a)));
+            break;
+        case FBN_ACT_SOFTMAX:
+            cg[j] = cy[j] * (fabs(dy[j] - sum)) + (double)y[j] * (d + size + lost);
+            break;
+        case FBN_ACT_LOG_SOFTMAX:
+            e = exp((double)y[j]);
+            cg[j] = d + e * (size + (1 + cy[j]) * fabs(sum));
+            break;
+        }
+    }
+}
+
+static void feature_backward(const problem *p, const trace *t, int64_t j, conditions *c,
+                             double *condition[OUTPUTS])
+{
+    double gamma = p->gamma ? fabs(p->gamma[j]) : 1, bias = p->bias ? p->bias[j] : 0;
+    double s = fabs(scale(p->pre, p->pre_scale, j)), post = fabs(scale(p->post, p->post_scale, j));
+    double dpre = 0, dpost = 0, dgamma = 0, dbeta = 0, dbias = 0, mean = 0, meanz = 0;
+    double rstd = (double)t->rstd[j];
+    for (int64_t n = 0; n < p->n; n++) {
+        int64_t e = n * p->o + j;
+        double g = fabs((double)t->g[e]), zhat = fabs((double)t->zhat[e]), cg = c->g[e] + g;
+        double h = fabs((double)t->h[e]), ch = gamma * c->zhat[e] + h;
+        dpost += cg * h + g * ch;
+        dbeta += post * cg;
+        dgamma += post * (cg * zhat + g * c->zhat[e]);
+        c->dzhat[e] = gamma * post * cg;
+        mean += c->dzhat[e] / (double)p->n;
+        meanz += (c->dzhat[e] * zhat + fabs((double)t->dzhat[e]) * c->zhat[e]) / (double)p->n;
+    }
+    if (!p->training)
+        mean = meanz = 0;
+    for (int64_t n = 0; n < p->n; n++) {
+        int64_t e = n * p->o + j;
+        double zhat = fabs((double)t->zhat[e]);
+        double cdz = rstd * (c->dzhat[e] + mean + zhat * meanz +
+                             c->zhat[e] * fabs((double)t->mean_dzhatz[j])) +
+                     fabs((double)t->dz[e]) * c->rstd[j];
+        dpre +=
+            cdz * fabs((double)t->u[e] + bias) + fabs((double)t->dz[e]) * (c->u[e] + fabs(bias));
+        dbias += s * cdz;
+        c->du[e] = s * cdz;
+    }
+    if (p->pre)
+        condition[OUT_DPRE][p->pre_scale == FBN_SCALE_FEATURE ? j : 0] += dpre;
+    if (p->post)
+        condition[OUT_DPOST][p->post_scale == FBN_SCALE_FEATURE ? j : 0] += dpost;
+    condition[OUT_DGAMMA][j] = dgamma;
+    condition[OUT_DBETA][j] = dbeta;
+    condition[OUT_DBIAS][j] = dbias;
+}
+
+static void backward(const problem *p, const trace *t, double underflow, conditions *c,
+                     double *condition[OUTPUTS])
+{
+    for (int64_t n = 0; n < p->n; n++)
+        activate_backward(p, n, t, c->v + n * p->o, condition[OUT_Y] + n * p->o, c->g + n * p->o);
+    for (int64_t e = 0; e < p->n * p->o; e++)
+        c->g[e] += underflow;
+    for (int64_t j = 0; j < p->o; j++)
+        feature_backward(p, t, j, c, condition);
+    for (int64_t n = 0; n < p->n; n++) {
+        for (int64_t j = 0; j < p->o; j++) {
+            double du = c->du[n * p->o + j] + fabs((double)t->du[n * p->o + j]);
+            du += underflow;
+            for (int64_t k = 0; k < p->i; k++) {
+                condition[OUT_DX][n * p->i + k] += du * fabs(p->w[j * p->i + k]);
+                condition[OUT_DW][j * p->i + k] += du * fabs(p->x[n * p->i + k]);
+            }
+        }
+    }
+}
+
+void condition_compute(const problem *p, const trace *exact, double unit, double least,
+                       bool wants_backward, double *condition[OUTPUTS])
+{
+    int64_t no = p->n * p->o, o = p->o;
+    double underflow = least / unit;
+    conditions c = {values(no), values(no), values(no), values(no), values(o),
+                    values(o),  values(no), values(no), values(no)};
+    for (int k = 0; k < OUTPUTS; k++)
+        for (int64_t e = 0; e < exact->size[k]; e++)
+            condition[k][e] = 0;
+    product(p, underflow, &c);
+    for (int64_t j = 0; j < o; j++) {
+        statistics(p, exact, j, unit, &c, condition);
+        normalise(p, exact, j, &c);
+    }
+    for (int64_t n = 0; n < p->n; n++)
+        activate(p->activation, o, exact->v + n * o, exact->out[OUT_Y] + n * o, c.v + n * o,
+                 condition[OUT_Y] + n * o);
+    if (wants_backward)
+        backward(p, exact, underflow, &c, condition);
+
+    free(c.u), free(c.z), free(c.zhat), free(c.v), free(c.mean);
+    free(c.rstd), free(c.g), free(c.dzhat), free(c.du);
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Expected results and derived tolerances. See reference.h.
+ */
+#include "reference.h"
+
+#include "formats.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Draws go on until every tensor with an entry a feature has shown ENOUGH_ENTRIES, and a scalar
+ * scale's gradient LEAST_SCALARS. */
+enum { ENOUGH_ENTRIES = 256, LEAST_SCALARS = 32 };
+
+static real_kind own_precision(const test_case *c)
+{
+    return c->dtype == FBN_F64 ? REAL_DOUBLE : REAL_FLOAT;
+}
+
+static real_kind wide_precision(const test_case *c)
+{
+    return c->dtype == FBN_F64 ? REAL_LONG_DOUBLE : REAL_DOUBLE;
+}
+
+static void allocate_condition(const trace *t, double *condition[OUTPUTS])
+{
+    for (int k = 0; k < OUTPUTS; k++) {
+        condition[k] = calloc((size_t)t->size[k] + 1, sizeof *condition[k]);
+        if (!condition[k])
+            abort();
+    }
+}
+
+static void free_condition(double *condition[OUTPUTS])
+{
+    for (int k = 0; k < OUTPUTS; k++)
+        free(condition[k]);
+}
+
+/* relu's derivative jumps where v = 0: there the sign of a rounding error decides, in any correct
+ * computation. dy = 0 takes these elements out. */
+static void avoid_kink(const test_case *c, inputs *in, const trace *exact, double unit,
+                       double *condition[OUTPUTS])
+{
+    if (c->activation != FBN_ACT_RELU)
+        return;
+    for (int64_t e = 0; e < exact->size[OUT_Y]; e++)
+        if (fabs((double)exact->v[e]) < 128 * unit * condition[OUT_Y][e])
+            in->dy[e] = 0;
+}
+
+static void raise_factors(const trace *exact, const trace *naive, double *const condition[OUTPUTS],
+                          double factor[OUTPUTS])
+{
+    for (int k = 0; k < OUTPUTS; k++) {
+        for (int64_t e = 0; e < exact->size[k]; e++) {
+            double error = (double)fabsl(naive->out[k][e] - exact->out[k][e]);
+            double quotient = error / condition[k][e];
+            if (error > 0 && isfinite(condition[k][e]) && quotient > factor[k])
+                factor[k] = quotient;
+        }
+    }
+}
+
+/* One draw: the exact results, their conditions, and the naive computation's share of them. */
+static void draw_once(const test_case *c, uint64_t seed, bool backward, inputs *in, trace **exact,
+                      double *condition[OUTPUTS], double factor[OUTPUTS])
+{
+    double unit = (double)format_ulp(format_param(c->dtype), 1) / 2;
+    double least = (double)format_ulp(format_param(c->dtype), 0);
+    inputs_draw(in, c, seed);
+    problem p = inputs_problem(c, in);
+    *exact = trace_create(&p);
+    trace *naive = trace_create(&p);
+    allocate_condition(*exact, condition);
+
+    oracle_forward(wide_precision(c), &p, *exact);
+    oracle_forward(own_precision(c), &p, naive);
+    if (!backward || c->activation == FBN_ACT_RELU)
+        condition_compute(&p, *exact, unit, least, false, condition);
+    if (backward) {
+        avoid_kink(c, in, *exact, unit, condition);
+        oracle_backward(wide_precision(c), &p, *exact);
+        oracle_backward(own_precision(c), &p, naive);
+        condition_compute(&p, *exact, unit, least, true, condition);
+    }
+    raise_factors(*exact, naive, condition, factor);
+    trace_destroy(naive);
+}
+
+static reference *create(const test_case *c, uint64_t seed, bool backward)
+{
+    reference *r = calloc(1, sizeof *r);
+    if (!r)
+        abort();
+    r->c = *c;
+    r->seed = seed;
+    r->backward = backward;
+    draw_once(c, seed, backward, &r->in, &r->exact, r->condition, r->factor);
+    r->p = inputs_problem(c, &r->in);
+
+    int64_t draws = (ENOUGH_ENTRIES + c->o - 1) / c->o;
+    bool scalar = c->pre_scale == FBN_SCALE_SCALAR || c->post_scale == FBN_SCALE_SCALAR;
+    if (backward && scalar && draws < LEAST_SCALARS)
+        draws = LEAST_SCALARS;
+    for (int64_t draw = 1; draw < draws && c->n > 0; draw++) {
+        inputs in;
+        trace *exact;
+        double *condition[OUTPUTS];
+        draw_once(c, seed + (uint64_t)draw, backward, &in, &exact, condition, r->factor);
+        trace_destroy(exact);
+        free_condition(condition);
+        inputs_free(&in);
+    }
+    return r;
+}
+
+static void destroy(reference *r)
+{
+    if (!r)
+        return;
+    trace_destroy(r->exact);
+    free_condition(r->condition);
+    inputs_free(&r->in);
+    free(r);
+}
+
+const reference *reference_get(const test_case *c, uint64_t seed, bool backward)
+{
+    static reference *last;
+    char name[CASE_NAME_SIZE], last_name[CASE_NAME_SIZE];
+    if (last && last->seed == seed && last->backward == backward &&
+        strcmp(case_numbers_name(c, name, sizeof name),
+               case_numbers_name(&last->c, last_name, sizeof last_name)) == 0)
+        return last;
+    destroy(last);
+    last = create(c, seed, backward);
+    return last;
+}
+
+/* What element e of output k may differ by. */
+static long double allowance(const reference *r, output k, fbn_dtype type, int64_t e,
+                             long double expected, double added)
+{
+    fbn_dtype real = format_param(r->c.dtype);
+    long double oracle_unit = real == FBN_F64 ? LDBL_EPSILON / 2 : DBL_EPSILON / 2;
+    long double allowed = (2 * (long double)r->factor[k] + oracle_unit) * r->condition[k][e] +
+                          4 * format_ulp(real, expected);
+    if (added != 0) /* the naive sum's own rounding */
+        allowed += format_ulp(real, added);
+    if (type != real)
+        allowed += format_ulp(type, fabsl(expected) + allowed) / 2;
+    return allowed;
+}
+
+bool reference_matches(const reference *r, output k, fbn_dtype type, const double *got,
+                       const double *added, char *message, size_t message_size)
+{
+    int64_t worst = -1, columns = k == OUT_DX || k == OUT_DW ? r->p.i : r->p.o;
+    long double worst_excess = 0;
+    for (int64_t e = 0; e < r->exact->size[k]; e++) {
+        long double expected = r->exact->out[k][e] + (added ? added[e] : 0), excess;
+        long double allowed = allowance(r, k, type, e, expected, added ? added[e] : 0);
+        long double largest = fabsl(expected) + (isfinite(allowed) ? allowed : 0);
+        if (!isfinite(expected) || !isfinite(format_round(type, expected)))
+            excess = isfinite(got[e]) ? INFINITY : 0;
+        else if (!isfinite(got[e])) /* allowed where the next value up would overflow the type */
+            excess = isinf(got[e]) && !isfinite(format_round(type, largest)) ? 0 : INFINITY;
+        else if (!isfinite(allowed)) /* the condition overflowed: nothing is lost or all is */
+            excess = got[e] == (double)format_round(type, expected) ? 0 : INFINITY;
+        else
+            excess = fabsl(got[e] - expected) / (allowed > 0 ? allowed : 1e-300L);
+        if (excess > 1 && excess > worst_excess) {
+            worst_excess = excess;
+            worst = e;
+        }
+    }
+    if (worst < 0)
+        return true;
+    long double expected = r->exact->out[k][worst] + (added ? added[worst] : 0);
+    snprintf(message, message_size,
+             "%s[%lld][%lld] is %.17g, expected %.20Lg: off by %.3Lg, %.3Lg x what is allowed "
+             "(naive error %.3g x condition %.3g)",
+             output_names[k], (long long)(worst / columns), (long long)(worst % columns),
+             got[worst], expected, fabsl(got[worst] - expected), worst_excess, r->factor[k],
+             r->condition[k][worst]);
+    return false;
+}

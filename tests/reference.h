@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What a test case's results must be, and how near.
+ *
+ * The tolerance is derived, never set. For each output tensor, the naive unfused computation in the
+ * layer's own precision (float; double for f64) is held against the wide oracle, element by
+ * element, each error divided by the element's condition (condition.c): the largest quotient is how
+ * much of the possible error a plain computation of this tensor makes, in units that are fair
+ * across its elements. The library may make twice that, and 4 units in the last place:
+ *
+ *     |y - exact| <= 2 factor condition + 4 ulp(exact),   factor = max |naive - exact| / condition
+ *
+ * where exact is the oracle's, which may itself be off by its unit roundoff times the condition (added).
+ * Half types must meet this before their one rounding, so half an ulp of the half type is added.
+ * A tensor of few entries may come out exact by luck: its factor is then taken over further draws
+ * of the same case too, until enough entries have been seen.
+ */
+#ifndef TESTS_REFERENCE_H
+#define TESTS_REFERENCE_H
+
+#include "inputs.h"
+
+typedef struct reference {
+    test_case c;
+    uint64_t seed;
+    bool backward;
+    inputs in;
+    problem p; /* borrows from in */
+    trace *exact;
+    double *condition[OUTPUTS]; /* as many entries as exact->out */
+    double factor[OUTPUTS];
+} reference;
+
+/* Draws the case's numbers and computes what they give. With relu and `backward`, dy is 0 where
+ * rounding decides on which side of the kink v lies. The reference is the module's; it lives until
+ * the next call with other numbers, and is then the same for cases that differ in the kernel row
+ * alone. */
+const reference *reference_get(const test_case *c, uint64_t seed, bool backward);
+
+/* Compares `got` [size] of storage type `type` with output k. added: what the library added it to
+ * (FBN_ACCUMULATE), or NULL. Returns true when all are near enough; else false with the worst
+ * element in words in message. */
+bool reference_matches(const reference *r, output k, fbn_dtype type, const double *got,
+                       const double *added, char *message, size_t message_size);
+
+#endif

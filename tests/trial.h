@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * One test case set up on the library: layer, arguments in the backend's memory, expected results.
+ */
+#ifndef TESTS_TRIAL_H
+#define TESTS_TRIAL_H
+
+#include "arrays.h"
+#include "reference.h"
+
+/* Every pointer that a forward or a backward takes. */
+typedef enum argument {
+    ARG_X,
+    ARG_W,
+    ARG_BIAS,
+    ARG_PRE,
+    ARG_POST,
+    ARG_GAMMA,
+    ARG_BETA,
+    ARG_DY,
+    INPUT_ARGS, /* those before are only read */
+    ARG_RUNNING_MEAN = INPUT_ARGS,
+    ARG_RUNNING_VAR,
+    ARG_BATCHES,
+    ARG_Y,
+    ARG_SAVED,
+    ARG_BATCH_MEAN,
+    ARG_BATCH_VAR,
+    ARG_DX,
+    ARG_DW,
+    ARG_DBIAS,
+    ARG_DPRE,
+    ARG_DPOST,
+    ARG_DGAMMA,
+    ARG_DBETA,
+    ARGS
+} argument;
+
+extern const char *const argument_names[ARGS];
+
+typedef struct trial {
+    test_case c;
+    const reference *expected; /* until the next trial with other numbers */
+    fbn_context *context;
+    fbn_layer *layer;
+    array a[ARGS]; /* without memory where the case has none */
+    fbn_params params;
+    fbn_forward_args forward;
+    fbn_backward_args backward;
+    fbn_grads grads;
+} trial;
+
+/* Draws the case, computes what to expect (with the backward's, if asked), and fills the library's
+ * arguments. Outputs hold 0xff; gradients under FBN_ACCUMULATE hold numbers. context: NULL for the
+ * harness's. */
+void trial_create(trial *t, const test_case *c, uint64_t seed, fbn_context *context, bool backward);
+void trial_destroy(trial *t);
+
+/* Runs the case's forward; puts running statistics and count back to their values first. */
+fbn_status trial_forward(trial *t);
+fbn_status trial_backward(trial *t);
+
+/* Back to the state before the first call. */
+void trial_reset(trial *t);
+
+/* Fails the test unless every output is what it must be and everything else is as it was. */
+void trial_check_forward(trial *t);
+void trial_check_backward(trial *t);
+
+/* The elements of an argument, as bytes without padding (the caller frees), for bitwise
+ * comparison; NULL where the case has none. */
+unsigned char *trial_bytes(trial *t, argument which, size_t *size);
+
+#endif
