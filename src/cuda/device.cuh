@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What the kernels share: storage types, the columns of a thread, reductions, launching.
+ */
+#ifndef FBNI_CUDA_DEVICE_CUH
+#define FBNI_CUDA_DEVICE_CUH
+
+#include "cuda_kernels.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <string.h>
+
+namespace fbni
+{
+
+/* ---- storage types and reals ---- */
+
+template <typename T>
+struct real_of {
+    using type = float;
+};
+template <>
+struct real_of<double> {
+    using type = double;
+};
+template <typename T>
+using real_t = typename real_of<T>::type;
+
+__device__ inline float to_real(float v)
+{
+    return v;
+}
+__device__ inline double to_real(double v)
+{
+    return v;
+}
+__device__ inline float to_real(__nv_bfloat16 v)
+{
+    return __bfloat162float(v);
+}
+__device__ inline float to_real(__half v)
+{
+    return __half2float(v);
+}
+
+template <typename T>
+__device__ inline T from_real(real_t<T> v)
+{
+    return v;
+}
+template <>
+__device__ inline __nv_bfloat16 from_real<__nv_bfloat16>(float v)
+{
+    return __float2bfloat16_rn(v);
+}
+template <>
+__device__ inline __half from_real<__half>(float v)
+{
+    return __float2half_rn(v);
+}
+
+template <typename R>
+__device__ inline R not_a_number()
+{
+    return (R)__int_as_float(0x7fc00000);
+}
+
+template <typename R>
+__device__ inline R infinity()
+{
+    return (R)__int_as_float(0x7f800000);
+}
+
+/* COUNT elements, and the word that one instruction moves them as. */
+template <typename T, int COUNT>
+struct alignas(sizeof(T) * COUNT) pack {
+    T at[COUNT];
+};
+template <int BYTES>
+struct word;
+template <>
+struct word<16> {
+    using type = uint4;
+};
+template <>
+struct word<8> {
+    using type = uint2;
+};
+
+template <typename T, int COUNT>
+__device__ inline pack<T, COUNT> load_pack(const T *from)
+{
+    using W = typename word<sizeof(T) * COUNT>::type;
+    const W w = *reinterpret_cast<const W *>(from);
+    pack<T, COUNT> p;
+    memcpy(&p, &w, sizeof p);
+    return p;
+}
+
+template <typename T, int COUNT>
+__device__ inline void store_pack(T *to, const pack<T, COUNT> &p)
+{
+    using W = typename word<sizeof(T) * COUNT>::type;
+    W w;
+    memcpy(&w, &p, sizeof w);
+    __stwb(reinterpret_cast<W *>(to), w); /* an assignment is cut into four */
+}
+
+/* ---- the columns of a thread ---- */
+
+/* A slab is `lanes` threads wide, each with COUNT columns: 16 bytes of reals. WIDE: they are
+ * neighbours, moved by one instruction, and all there or none. Else they are `lanes` apart, so that
+ * the threads of a warp still touch neighbours, and any number of them is there. */
+template <typename R, bool WIDE>
+struct columns {
+    static constexpr int COUNT = 16 / (int)sizeof(R);
+    int64_t first;
+    int stride, count;
+
+    __device__ columns(int64_t slab, int lane, int lanes, int64_t O)
+    {
+        first = slab * lanes * COUNT + (WIDE ? lane * COUNT : lane);
+        stride = WIDE ? 1 : lanes;
+        count = 0;
+        for (int k = 0; k < COUNT; k++)
+            count += first + (int64_t)k * stride < O;
+    }
+    __device__ bool any() const
+    {
+        return count > 0;
+    }
+    /* Columns that are not there read as 0. */
+    template <typename T>
+    __device__ void load(R (&out)[COUNT], const T *row) const
+    {
+        if (WIDE) {
+            pack<T, COUNT> p = {};
+            if (count > 0)
+                p = load_pack<T, COUNT>(row + first);
+#pragma unroll
+            for (int k = 0; k < COUNT; k++)
+                out[k] = to_real(p.at[k]);
+        } else {
+#pragma unroll
+            for (int k = 0; k < COUNT; k++)
+                out[k] = k < count ? to_real(row[first + k * stride]) : (R)0;
+        }
+    }
+    template <typename T>
+    __device__ void store(T *row, const R (&in)[COUNT]) const
+    {
+        if (WIDE) {
+            pack<T, COUNT> p;
+#pragma unroll
+            for (int k = 0; k < COUNT; k++)
+                p.at[k] = from_real<T>(in[k]);
+            if (count > 0)
+                store_pack(row + first, p);
+        } else {
+#pragma unroll
+            for (int k = 0; k < COUNT; k++)
+                if (k < count)
+                    row[first + k * stride] = from_real<T>(in[k]);
+        }
+    }
+};
+
+/* The coefficients of a thread's columns. */
+template <typename R>
+struct affine_of {
+    static constexpr int COUNT = 16 / (int)sizeof(R);
+    R alpha[COUNT], c[COUNT], shift[COUNT];
+
+    template <bool WIDE>
+    __device__ affine_of(const columns<R, WIDE> &cols, const fbni_cuda_affine &from)
+    {
+        cols.load(alpha, (const R *)from.alpha);
+        cols.load(c, (const R *)from.c);
+        cols.load(shift, (const R *)from.shift);
+    }
+    /* Subtract first, then one multiply-add. */
+    __device__ R operator()(int k, R u) const
+    {
+        return fma(alpha[k], u - c[k], shift[k]);
+    }
+};
+
+/* Whether a matrix can be moved in packs of `count` elements of `size` bytes. */
+inline bool is_wide(const void *p, int64_t ld, int64_t O, int count, size_t size)
+{
+    return O % count == 0 && ld % count == 0 && (uintptr_t)p % (count * size) == 0;
+}
+
+/* ---- sums over a block ---- */
+
+struct add_up {
+    template <typename R>
+    __device__ R operator()(R a, R b) const
+    {
+        return a + b;
+    }
+};
+
+/* A NaN is passed over: it comes back through the row's sum. */
+struct largest {
+    template <typename R>
+    __device__ R operator()(R a, R b) const
+    {
+        return a > b || b != b ? a : b;
+    }
+};
+
+template <typename R, typename OP>
+__device__ inline R warp_reduce(R value, OP op)
+{
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2)
+        value = op(value, __shfl_xor_sync(0xffffffffu, value, offset));
+    return value;
+}
+
+/* The same value in all threads. shared: one entry a warp; between two uses of the same entries
+ * another block_reduce or barrier must lie. */
+template <typename R, typename OP>
+__device__ inline R block_reduce(R value, R *shared, OP op)
+{
+    const int warps = (int)blockDim.x / 32;
+    value = warp_reduce(value, op);
+    if (warps > 1) {
+        if (threadIdx.x % 32 == 0)
+            shared[threadIdx.x / 32] = value;
+        __syncthreads();
+        value = shared[0];
+        for (int w = 1; w < warps; w++)
+            value = op(value, shared[w]);
+    }
+    return value;
+}
+
+/* ---- launching ---- */
+
+/* The launch's own verdict: errors that the host program left unread are not taken for ours, and
+ * ours is not left behind. */
+template <typename... PARAMS, typename... ARGS>
+inline cudaError_t launch_shared(void (*kernel)(PARAMS...), dim3 grid, dim3 block,
+                                 cudaStream_t stream, size_t shared, ARGS... args)
+{
+    cudaLaunchConfig_t config = {};
+    config.dynamicSmemBytes = shared;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.stream = stream;
+    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, ((PARAMS)args)...);
+    if (error != cudaSuccess)
+        (void)cudaGetLastError();
+    return error;
+}
+
+template <typename... PARAMS, typename... ARGS>
+inline cudaError_t launch(void (*kernel)(PARAMS...), dim3 grid, dim3 block, cudaStream_t stream,
+                          ARGS... args)
+{
+    return launch_shared(kernel, grid, block, stream, 0, args...);
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b)
+{
+    return a / b + (a % b != 0);
+}
+
+inline int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+inline bool is_double(fbn_dtype dtype)
+{
+    return dtype == FBN_F64;
+}
+
+} // namespace fbni
+
+#endif

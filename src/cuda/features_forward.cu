@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The features of a forward pass: from partial moments (training) or running statistics (frozen) to
+ * alpha, c and shift, in double, by algebra.h.
+ *
+ * Merging: with n_q, mean_q = shift_q + dev_q and m2_q of chunk q, all means taken relative to the
+ * first chunk's shift, which a column of equal values leaves exactly 0:
+ *
+ *     mean_low = sum n_q ((shift_q - shift_0) + dev_q) / N
+ *     M2 = sum m2_q + n_q (((shift_q - shift_0) + dev_q) - mean_low)^2
+ *
+ * (Chan, Golub & LeVeque 1983, for many sets at once.) A block has 32 features × 8 lanes; a lane
+ * adds every eighth chunk, then the lanes are added, all in a fixed order.
+ */
+#include "features.cuh"
+
+namespace
+{
+
+using namespace fbni;
+
+/* Rows of chunk q. Only the last group is short, and it is chunk 0's first. */
+__device__ double rows_of(const fbni_cuda_chunks &chunks, int q)
+{
+    const int64_t groups = (chunks.groups - 1 - q) / chunks.chunks + 1;
+    const int64_t missing = q == 0 ? chunks.groups * chunks.group_rows - chunks.rows : 0;
+    return (double)(groups * chunks.group_rows - missing);
+}
+
+template <typename R>
+__global__ void __launch_bounds__(FEATURES *FEATURE_LANES)
+    features_train(fbni_cuda_features a, fbni_cuda_chunks chunks, const R *partials)
+{
+    __shared__ double shared[FEATURE_LANES][FEATURES];
+    const int64_t j = (int64_t)blockIdx.x * FEATURES + threadIdx.x;
+    const int lane = (int)threadIdx.y;
+    const bool there = j < a.O;
+    const R *from = partials + (there ? j : 0);
+    const double mean = (double)from[0];
+    double sum = 0, squares = 0;
+
+#pragma unroll 4
+    for (int q = lane; q < chunks.chunks; q += FEATURE_LANES) {
+        const R *p = from + (int64_t)q * 3 * a.O;
+        sum += rows_of(chunks, q) * (((double)p[0] - mean) + (double)p[a.O]);
+    }
+    const double mean_low = sum_lanes(sum, shared) / (double)chunks.rows;
+#pragma unroll 4
+    for (int q = lane; q < chunks.chunks; q += FEATURE_LANES) {
+        const R *p = from + (int64_t)q * 3 * a.O;
+        const double delta = (((double)p[0] - mean) + (double)p[a.O]) - mean_low;
+        squares += (double)p[2 * a.O] + rows_of(chunks, q) * (delta * delta);
+    }
+    const double var = sum_lanes(squares, shared) / (double)chunks.rows;
+
+    if (lane == 0 && there)
+        (void)train_feature<R>(a, j, feature_of<R>(a.params, j), mean, mean_low, var);
+    if (lane == 0 && j == 0)
+        once(a, false);
+}
+
+template <typename R>
+__global__ void features_frozen(fbni_cuda_features a)
+{
+    const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j < a.O) {
+        const fbni_feature f = feature_of<R>(a.params, j);
+        const fbni_norm n = fbni_norm_frozen(f, (double)((const R *)a.running_mean)[j],
+                                             (double)((const R *)a.running_var)[j], a.eps,
+                                             sizeof(R) == sizeof(float));
+        store_norm<R>(a, j, n);
+        store_affine<R>(a.affine, j, fbni_affine_of(f, n));
+    }
+    if (j == 0)
+        once(a, true);
+}
+
+template <typename R>
+__global__ void features_affine(fbni_cuda_params params, int64_t O, const double *norm,
+                                fbni_cuda_affine affine)
+{
+    const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j < O)
+        store_affine<R>(affine, j, fbni_affine_of(feature_of<R>(params, j), load_norm(norm, O, j)));
+}
+
+__global__ void count_batch(int64_t *count)
+{
+    *count = fbni_count_next(*count);
+}
+
+constexpr int THREADS = 128;
+
+} // namespace
+
+cudaError_t fbni_cuda_features_train(const fbni_cuda_queue *queue, int is_double,
+                                     const fbni_cuda_features *features,
+                                     const fbni_cuda_chunks *chunks, const void *partials)
+{
+    const dim3 grid((unsigned)ceil_div(features->O, FEATURES)), block(FEATURES, FEATURE_LANES);
+    if (is_double)
+        return launch(features_train<double>, grid, block, queue->stream, *features, *chunks,
+                      (const double *)partials);
+    return launch(features_train<float>, grid, block, queue->stream, *features, *chunks,
+                  (const float *)partials);
+}
+
+cudaError_t fbni_cuda_count_batch(const fbni_cuda_queue *queue, int64_t *count)
+{
+    return launch(count_batch, 1, 1, queue->stream, count);
+}
+
+cudaError_t fbni_cuda_features_frozen(const fbni_cuda_queue *queue, int is_double,
+                                      const fbni_cuda_features *features)
+{
+    return launch(is_double ? features_frozen<double> : features_frozen<float>,
+                  (unsigned)ceil_div(features->O, THREADS), THREADS, queue->stream, *features);
+}
+
+cudaError_t fbni_cuda_features_affine(const fbni_cuda_queue *queue, int is_double,
+                                      const fbni_cuda_params *params, int64_t O, const double *norm,
+                                      const fbni_cuda_affine *affine)
+{
+    return launch(is_double ? features_affine<double> : features_affine<float>,
+                  (unsigned)ceil_div(O, THREADS), THREADS, queue->stream, *params, O, norm,
+                  *affine);
+}
