@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The features of a backward pass: G and K merged over the chunks, then by algebra.h the gradients
+ * of the parameters and the slopes of du = du_g g + (du_u (u - c) + du_1), in double.
+ *
+ * A block has 32 features × 8 lanes; a lane adds every eighth chunk, then the lanes are added, in a
+ * fixed order. The gradient of a scalar scale is the sum over all features: each feature leaves its
+ * share, and one more block adds them.
+ */
+#include "features.cuh"
+
+namespace
+{
+
+using namespace fbni;
+
+template <typename R>
+__device__ void store_gradient(void *to, int64_t j, double value, int accumulate)
+{
+    if (to)
+        ((R *)to)[j] = (R)(accumulate ? (double)((R *)to)[j] + value : value);
+}
+
+/* A saved buffer that no forward of this layer with this batch wrote. */
+__device__ bool is_foreign(const fbni_cuda_feature_gradients &a)
+{
+    return a.saved->layer_id != a.layer_id || a.saved->batch != a.batch;
+}
+
+template <typename R>
+__device__ void store_feature(const fbni_cuda_feature_gradients &a, int64_t j,
+                              const fbni_feature_grads &d)
+{
+    store_gradient<R>(a.gamma, j, d.dgamma, a.accumulate);
+    store_gradient<R>(a.beta, j, d.dbeta, a.accumulate);
+    store_gradient<R>(a.bias, j, d.db, a.accumulate);
+    if (a.params.post_per_feature)
+        store_gradient<R>(a.post_scale, j, d.dt, a.accumulate);
+    if (a.params.pre_per_feature)
+        store_gradient<R>(a.pre_scale, j, d.ds, a.accumulate);
+    a.sums[j] = d.dt;
+    a.sums[a.O + j] = d.ds;
+    ((R *)a.slopes.du_g)[j] = (R)d.du_g;
+    ((R *)a.slopes.du_u)[j] = (R)d.du_u;
+    ((R *)a.slopes.du_1)[j] = (R)d.du_1;
+}
+
+template <typename R>
+__global__ void __launch_bounds__(FEATURES *FEATURE_LANES)
+    features_backward(fbni_cuda_feature_gradients a, int chunks, const R *partials)
+{
+    __shared__ double shared[FEATURE_LANES][FEATURES];
+    const int64_t j = (int64_t)blockIdx.x * FEATURES + threadIdx.x;
+    const R *from = partials + (j < a.O ? j : 0);
+    double G = 0, K = 0;
+
+#pragma unroll 4
+    for (int q = (int)threadIdx.y; q < chunks; q += FEATURE_LANES) {
+        G += (double)from[(int64_t)q * 2 * a.O];
+        K += (double)from[((int64_t)q * 2 + 1) * a.O];
+    }
+    G = sum_lanes(G, shared);
+    K = sum_lanes(K, shared);
+    if (threadIdx.y == 0 && j < a.O) {
+        const int64_t batch = a.saved->frozen ? 0 : a.batch;
+        if (is_foreign(a))
+            G = K = not_a_number<double>();
+        fbni_feature_grads d = fbni_feature_grads_of(feature_of<R>(a.params, j),
+                                                     load_norm(a.norm, a.O, j), G, K, a.eps, batch);
+        if (is_foreign(a))
+            d.du_g = d.db = not_a_number<double>();
+        store_feature<R>(a, j, d);
+    }
+}
+
+/* ---- scalar scales ---- */
+
+constexpr int SUM_BLOCK = 256;
+
+/* Block 0: the post-scale's, block 1: the pre-scale's. */
+template <typename R>
+__global__ void __launch_bounds__(SUM_BLOCK) add_features(fbni_cuda_feature_gradients a)
+{
+    __shared__ double shared[SUM_BLOCK / 32];
+    const double *from = a.sums + (blockIdx.x == 0 ? 0 : a.O);
+    double sum = 0;
+
+    for (int64_t j = threadIdx.x; j < a.O; j += SUM_BLOCK)
+        sum += from[j];
+    sum = block_reduce(sum, shared, add_up());
+    if (threadIdx.x == 0)
+        store_gradient<R>(blockIdx.x == 0 ? a.post_scale : a.pre_scale, 0, sum, a.accumulate);
+}
+
+template <typename R>
+cudaError_t launch_features(const fbni_cuda_queue *queue, fbni_cuda_feature_gradients a,
+                            const fbni_cuda_chunks &chunks, const void *partials)
+{
+    const cudaError_t error =
+        launch(features_backward<R>, (unsigned)ceil_div(a.O, FEATURES),
+               dim3(FEATURES, FEATURE_LANES), queue->stream, a, chunks.chunks, (const R *)partials);
+    /* those per feature are done */
+    if (a.params.post_per_feature)
+        a.post_scale = nullptr;
+    if (a.params.pre_per_feature)
+        a.pre_scale = nullptr;
+    if (error != cudaSuccess || (!a.post_scale && !a.pre_scale))
+        return error;
+    return launch(add_features<R>, 2, SUM_BLOCK, queue->stream, a);
+}
+
+} // namespace
+
+cudaError_t fbni_cuda_features_backward(const fbni_cuda_queue *queue, int is_double,
+                                        const fbni_cuda_feature_gradients *gradients,
+                                        const fbni_cuda_chunks *chunks, const void *partials)
+{
+    return is_double ? launch_features<double>(queue, *gradients, *chunks, partials)
+                     : launch_features<float>(queue, *gradients, *chunks, partials);
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * g = dL/dv of some rows of a thread's columns, recomputed from dy and u; and the choice of a kernel
+ * by dtype and activation.
+ */
+#ifndef FBNI_CUDA_GRADIENTS_CUH
+#define FBNI_CUDA_GRADIENTS_CUH
+
+#include "activations.cuh"
+
+namespace fbni
+{
+
+__host__ __device__ constexpr bool is_rowwise(fbn_activation activation)
+{
+    return activation == FBN_ACT_SOFTMAX || activation == FBN_ACT_LOG_SOFTMAX;
+}
+
+/* g of one row, in place of dy. u is looked at where there is an activation. */
+template <fbn_activation ACT, typename R, int COUNT>
+__device__ inline void gradient_row(R (&dy)[COUNT], const R (&u)[COUNT], const affine_of<R> &v,
+                                    const fbni_cuda_gradient &a, int64_t row)
+{
+    const R lse = is_rowwise(ACT) ? ((const R *)a.lse)[row] : (R)0;
+    const R dot = is_rowwise(ACT) ? ((const R *)a.dots)[row] : (R)0;
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+        dy[k] = gradient<ACT>(v(k, u[k]), dy[k], lse, dot);
+}
+
+/* Whether u and dy can be moved in vectors. */
+template <typename T>
+inline bool gradient_is_wide(const fbni_cuda_gradient &a)
+{
+    using R = real_t<T>;
+    constexpr int COUNT = 16 / (int)sizeof(R);
+    return is_wide(a.u, a.ldu, a.O, COUNT, sizeof(R)) &&
+           is_wide(a.dy, a.lddy, a.O, COUNT, sizeof(T));
+}
+
+/* call.operator()<T, ACT>() for the activation asked for. */
+template <typename T, typename CALL>
+inline cudaError_t for_activation(fbn_activation activation, const CALL &call)
+{
+    switch (activation) {
+    case FBN_ACT_RELU:
+        return call.template operator()<T, FBN_ACT_RELU>();
+    case FBN_ACT_GELU:
+        return call.template operator()<T, FBN_ACT_GELU>();
+    case FBN_ACT_SILU:
+        return call.template operator()<T, FBN_ACT_SILU>();
+    case FBN_ACT_SOFTMAX:
+        return call.template operator()<T, FBN_ACT_SOFTMAX>();
+    case FBN_ACT_LOG_SOFTMAX:
+        return call.template operator()<T, FBN_ACT_LOG_SOFTMAX>();
+    default:
+        return call.template operator()<T, FBN_ACT_NONE>();
+    }
+}
+
+template <typename CALL>
+inline cudaError_t for_gradient(const fbni_cuda_gradient &a, const CALL &call)
+{
+    switch (a.dtype) {
+    case FBN_F64:
+        return for_activation<double>(a.activation, call);
+    case FBN_BF16:
+        return for_activation<__nv_bfloat16>(a.activation, call);
+    case FBN_F16:
+        return for_activation<__half>(a.activation, call);
+    default:
+        return for_activation<float>(a.activation, call);
+    }
+}
+
+} // namespace fbni
+
+#endif
