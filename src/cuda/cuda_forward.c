@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The forward pass, in training and in inference.
+ *
+ *   training:   product u = x W^T
+ *               train_slab (one launch), or column moments, features and normalise
+ *               softmax, where the activation is over rows
+ *   inference:  features with frozen statistics, product, normalise or softmax
+ *
+ * u lies in y itself where y can hold it, in `saved` where the caller wants it, else in the
+ * workspace.
+ */
+#include "cuda_internal.h"
+
+typedef struct forward_job {
+    fbni_cuda_layer *layer;
+    fbni_cuda_context *context;
+    const fbn_forward_args *args;
+    bool is_double;
+    fbni_forward_product product;
+    fbni_cuda_features features;
+    fbni_cuda_finish finish;
+    void *partials;
+} forward_job;
+
+fbn_status fbni_cuda_finish_rows(fbni_cuda_context *context, const fbni_cuda_finish *finish,
+                                 fbni_cuda_row_id softmax)
+{
+    if (!fbni_is_rowwise(finish->activation))
+        return fbni_cuda_check(context->host, fbni_cuda_normalise(&context->queue, finish),
+                               "normalise");
+    if (softmax == FBNI_CUDA_SOFTMAX_REGISTERS)
+        return fbni_cuda_check(context->host, fbni_cuda_softmax_registers(&context->queue, finish),
+                               "softmax_registers");
+    return fbni_cuda_check(context->host, fbni_cuda_softmax_online(&context->queue, finish),
+                           "softmax_online");
+}
+
+static fbn_status train_slab(const forward_job *job)
+{
+    const fbni_cuda_queue *queue = &job->context->queue;
+    const fbn_status status =
+        fbni_cuda_check(job->context->host,
+                        fbni_cuda_train_slab(queue, &job->features, &job->finish), "train_slab");
+
+    if (status != FBN_OK || !fbni_is_rowwise(job->finish.activation))
+        return status;
+    return fbni_cuda_finish_rows(job->context, &job->finish,
+                                 job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
+}
+
+static fbn_status train_passes(const forward_job *job)
+{
+    const fbni_cuda_queue *queue = &job->context->queue;
+    const int64_t N = job->finish.N, O = job->finish.O;
+    const fbni_cuda_chunks chunks =
+        fbni_cuda_chunks_of((int64_t)queue->processors * FBNI_CUDA_MOMENT_BLOCKS, N, O,
+                            fbni_real_size(job->finish.dtype));
+    cudaError_t error = fbni_cuda_column_moments(queue, job->is_double, O, job->finish.u,
+                                                 job->finish.ldu, &chunks, job->partials);
+
+    if (error == cudaSuccess)
+        error =
+            fbni_cuda_features_train(queue, job->is_double, &job->features, &chunks, job->partials);
+    if (error != cudaSuccess)
+        return fbni_cuda_check(job->context->host, error, "column moments");
+    return fbni_cuda_finish_rows(job->context, &job->finish,
+                                 job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
+}
+
+static fbn_status run_training(forward_job *job)
+{
+    int64_t *count = job->features.count;
+    fbn_status status = fbni_cuda_forward_product(job->context, &job->product);
+
+    if (status == FBN_OK && count && (job->features.flags & FBN_CUMULATIVE_AVERAGE))
+        status = fbni_cuda_check(job->context->host,
+                                 fbni_cuda_count_batch(&job->context->queue, count), "count_batch");
+    if (status != FBN_OK)
+        return status;
+    return fbni_cuda_choose_train(&job->layer->choice, job->finish.N) == FBNI_CUDA_TRAIN_SLAB
+               ? train_slab(job)
+               : train_passes(job);
+}
+
+static fbn_status run_inference(forward_job *job)
+{
+    fbn_status status = fbni_cuda_check(
+        job->context->host,
+        fbni_cuda_features_frozen(&job->context->queue, job->is_double, &job->features),
+        "features_frozen");
+
+    if (status == FBN_OK)
+        status = fbni_cuda_forward_product(job->context, &job->product);
+    if (status == FBN_OK)
+        status = fbni_cuda_finish_rows(job->context, &job->finish,
+                                       job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
+    return status;
+}
+
+/* u and what the backward needs lie in the caller's buffer. */
+static void point_at_saved(forward_job *job)
+{
+    const fbn_layer_desc *desc = &job->layer->desc;
+    const fbni_cuda_saved_layout s = fbni_cuda_saved_layout_of(desc, job->args->batch);
+    char *saved = job->args->saved;
+
+    job->features.saved = (fbni_cuda_saved *)(void *)saved;
+    job->features.norm = (double *)(void *)(saved + s.norm);
+    job->finish.lse = fbni_is_rowwise(desc->activation) ? saved + s.lse : NULL;
+    job->product.u = saved + s.u;
+    job->product.ldu = desc->out_features;
+}
+
+static void set_product(forward_job *job, const fbn_params *params, const fbni_cuda_workspace *w)
+{
+    const fbn_layer_desc *desc = &job->layer->desc;
+    const bool half = fbni_is_half(desc->dtype);
+    char *workspace = job->layer->workspace;
+
+    job->product = (fbni_forward_product){
+        .row = job->layer->choice.row[FBNI_CUDA_PRODUCT],
+        .desc = desc,
+        .N = job->args->batch,
+        .x = job->args->x,
+        .ldx = job->args->ldx,
+        .weight = params->weight,
+        .ldw = params->ldw,
+        .inputs = (float *)(void *)(workspace + w->inputs),
+        .weights = (float *)(void *)(workspace + w->weights),
+        .u = half ? workspace + w->matrix : job->args->y,
+        .ldu = half ? desc->out_features : job->args->ldy,
+    };
+}
+
+static void set_features(forward_job *job, const fbn_params *params)
+{
+    const fbn_layer_desc *desc = &job->layer->desc;
+
+    job->features = (fbni_cuda_features){
+        .params = fbni_cuda_params_of(desc, params),
+        .O = desc->out_features,
+        .batch = job->args->batch,
+        .eps = desc->eps,
+        .momentum = desc->momentum,
+        .flags = desc->flags,
+        .running_mean = params->running_mean,
+        .running_var = params->running_var,
+        .count = params->num_batches_tracked,
+        .batch_mean = job->args->batch_mean,
+        .batch_var = job->args->batch_var,
+        .layer_id = job->layer->id,
+    };
+}
+
+static fbn_status forward(fbni_cuda_layer *layer, const fbn_params *params,
+                          const fbn_forward_args *args, bool training)
+{
+    const fbn_layer_desc *desc = &layer->desc;
+    const fbni_cuda_workspace w = fbni_cuda_workspace_of(layer->context, desc, &layer->choice);
+    forward_job job = {
+        .layer = layer,
+        .context = layer->context,
+        .args = args,
+        .is_double = desc->dtype == FBN_F64,
+        .partials = layer->workspace + w.partials,
+    };
+    fbn_status status;
+
+    set_product(&job, params, &w);
+    set_features(&job, params);
+    fbni_vectors(layer->workspace + w.affine, desc->out_features, fbni_real_size(desc->dtype),
+                 &job.features.affine.alpha, &job.features.affine.c, &job.features.affine.shift);
+    if (args->saved)
+        point_at_saved(&job);
+    job.finish = (fbni_cuda_finish){
+        .dtype = desc->dtype,
+        .activation = desc->activation,
+        .N = args->batch,
+        .O = desc->out_features,
+        .u = job.product.u,
+        .ldu = job.product.ldu,
+        .affine = job.features.affine,
+        .y = args->y,
+        .ldy = args->ldy,
+        .lse = job.finish.lse,
+    };
+
+    status = fbni_cuda_enter(layer->context);
+    if (status != FBN_OK)
+        return status;
+    status = training ? run_training(&job) : run_inference(&job);
+    fbni_cuda_leave(layer->context);
+    return status;
+}
+
+fbn_status fbni_cuda_forward_train(void *layer, const fbn_params *params,
+                                   const fbn_forward_args *args)
+{
+    return forward(layer, params, args, true);
+}
+
+fbn_status fbni_cuda_forward_infer(void *layer, const fbn_params *params,
+                                   const fbn_forward_args *args)
+{
+    return forward(layer, params, args, false);
+}

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A layer on CUDA: the choice of its kernel rows, and where things lie in its workspace and saved
+ * buffers.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "cuda_internal.h"
+
+/* Partial sums of the largest batch; smaller ones have no more chunks. */
+static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    const size_t real = fbni_real_size(desc->dtype), O = (size_t)desc->out_features;
+    const int64_t processors = context->queue.processors;
+    const fbni_cuda_chunks moments = fbni_cuda_chunks_of(processors * FBNI_CUDA_MOMENT_BLOCKS,
+                                                         desc->max_batch, desc->out_features, real);
+    const fbni_cuda_chunks gradients = fbni_cuda_chunks_of(
+        processors * FBNI_CUDA_GRADIENT_BLOCKS, desc->max_batch, desc->out_features, real);
+    const size_t forward = 3 * (size_t)moments.chunks, backward = 2 * (size_t)gradients.chunks;
+    return (forward > backward ? forward : backward) * O * real;
+}
+
+fbni_cuda_parts fbni_cuda_parts_of(const fbni_cuda_choice *choice)
+{
+    switch (choice->row[FBNI_CUDA_GRADIENTS]) {
+    case FBNI_CUDA_GRADIENTS_BF16X3:
+        return FBNI_CUDA_PARTS_BF16X3;
+    case FBNI_CUDA_GRADIENTS_TF32X2:
+        return FBNI_CUDA_PARTS_TF32X2;
+    default:
+        return FBNI_CUDA_PARTS_REAL;
+    }
+}
+
+fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
+                                           const fbn_layer_desc *desc,
+                                           const fbni_cuda_choice *choice)
+{
+    const size_t real = fbni_real_size(desc->dtype);
+    const size_t N = (size_t)desc->max_batch, I = (size_t)desc->in_features;
+    const size_t O = (size_t)desc->out_features;
+    const fbni_cuda_parts parts = fbni_cuda_parts_of(choice);
+    const size_t all_parts = (size_t)fbni_parts_count(parts) *
+                             fbni_part_size(parts, desc->max_batch, desc->out_features);
+    const size_t matrix = N * O * real > all_parts ? N * O * real : all_parts;
+    const size_t inputs = fbni_is_half(desc->dtype) ? N * I * sizeof(float) : 0;
+    const size_t weights = fbni_is_half(desc->dtype) ? O * I * sizeof(float) : 0;
+    fbni_cuda_workspace w = {0};
+
+    w.affine = fbni_place(&w.total, 3 * fbni_align(O * real));
+    w.slopes = fbni_place(&w.total, 3 * fbni_align(O * real));
+    w.sums = fbni_place(&w.total, 2 * O * sizeof(double));
+    w.partials = fbni_place(&w.total, partials_size(context, desc));
+    w.dots = fbni_place(&w.total, fbni_is_rowwise(desc->activation) ? N * real : 0);
+    w.matrix = fbni_place(&w.total, matrix);
+    w.inputs = fbni_place(&w.total, inputs);
+    w.weights = fbni_place(&w.total, weights);
+    return w;
+}
+
+fbni_cuda_saved_layout fbni_cuda_saved_layout_of(const fbn_layer_desc *desc, int64_t batch)
+{
+    const size_t real = fbni_real_size(desc->dtype);
+    const size_t N = (size_t)batch, O = (size_t)desc->out_features;
+    fbni_cuda_saved_layout s = {0};
+
+    (void)fbni_place(&s.total, sizeof(fbni_cuda_saved));
+    s.norm = fbni_place(&s.total, 4 * O * sizeof(double));
+    s.lse = fbni_place(&s.total, fbni_is_rowwise(desc->activation) ? N * real : 0);
+    s.u = fbni_place(&s.total, N * O * real);
+    return s;
+}
+
+fbni_cuda_params fbni_cuda_params_of(const fbn_layer_desc *desc, const fbn_params *params)
+{
+    const fbni_cuda_params p = {
+        .bias = params->bias,
+        .pre_scale = params->pre_scale,
+        .post_scale = params->post_scale,
+        .gamma = params->gamma,
+        .beta = params->beta,
+        .pre_per_feature = desc->pre_scale == FBN_SCALE_FEATURE,
+        .post_per_feature = desc->post_scale == FBN_SCALE_FEATURE,
+    };
+    return p;
+}
+
+/* Layers whose matrices would pass an eighth of the address space are refused, so that no sum of
+ * parts overflows; nor does a grid, which is far smaller. */
+static fbn_status check_size(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    const double N = (double)desc->max_batch, I = (double)desc->in_features;
+    const double O = (double)desc->out_features;
+
+    if (8 * (N + 64) * O < 0x1p60 && 4 * I * (N + O) < 0x1p60 && O < 0x1p34 && I < 0x1p40)
+        return FBN_OK;
+    return context->host->fail(FBN_ERR_OVERFLOW,
+                               "max_batch %lld, in_features %lld, out_features %lld: the workspace "
+                               "or the weight would exceed 2^60 bytes",
+                               (long long)desc->max_batch, (long long)desc->in_features,
+                               (long long)desc->out_features);
+}
+
+fbn_status fbni_cuda_layer_workspace_size(void *context, const fbn_layer_desc *desc, size_t *bytes)
+{
+    fbni_cuda_choice choice;
+    fbn_status status = check_size(context, desc);
+
+    if (status == FBN_OK)
+        status = fbni_cuda_choose(context, desc, true, &choice);
+    if (status == FBN_OK)
+        *bytes = fbni_cuda_workspace_of(context, desc, &choice).total;
+    return status;
+}
+
+static void describe(fbni_cuda_layer *l, size_t bytes)
+{
+    const fbni_cuda_row_id *row = l->choice.row;
+    const bool rowwise = fbni_is_rowwise(l->desc.activation);
+
+    snprintf(l->text, sizeof l->text, "%s, %s, %s%s%s, workspace %zu bytes",
+             fbni_cuda_row_name(row[FBNI_CUDA_PRODUCT]), fbni_cuda_row_name(row[FBNI_CUDA_TRAIN]),
+             rowwise ? fbni_cuda_row_name(row[FBNI_CUDA_SOFTMAX]) : "", rowwise ? ", " : "",
+             fbni_cuda_row_name(row[FBNI_CUDA_GRADIENTS]), bytes);
+}
+
+fbn_status fbni_cuda_layer_create(void **layer, void *context, const fbn_layer_desc *desc,
+                                  void *workspace)
+{
+    static atomic_uint_fast64_t next_id = 1;
+    fbni_cuda_context *c = context;
+    fbni_cuda_choice choice;
+    fbni_cuda_layer *l;
+    const fbn_status status = fbni_cuda_choose(c, desc, false, &choice);
+
+    if (status != FBN_OK)
+        return status;
+    l = c->host_allocator.allocate(c->host_allocator.user, sizeof *l, 64);
+    if (!l)
+        return c->host->fail(FBN_ERR_OUT_OF_MEMORY, "no memory for a layer of %zu bytes",
+                             sizeof *l);
+    memset(l, 0, sizeof *l);
+    l->context = c;
+    l->desc = *desc;
+    l->desc.kernel = NULL; /* the caller's string; the choice is made */
+    l->choice = choice;
+    /* in-process uniqueness, and no match by chance in a buffer that no forward has written */
+    l->id = atomic_fetch_add(&next_id, 1) * UINT64_C(0x9e3779b97f4a7c15);
+    l->workspace = workspace;
+    describe(l, fbni_cuda_workspace_of(c, desc, &choice).total);
+    c->host->log("%lld x %lld -> %lld: %s", (long long)desc->max_batch,
+                 (long long)desc->in_features, (long long)desc->out_features, l->text);
+    *layer = l;
+    return FBN_OK;
+}
+
+void fbni_cuda_layer_destroy(void *layer)
+{
+    fbni_cuda_layer *l = layer;
+    l->context->host_allocator.deallocate(l->context->host_allocator.user, l);
+}
+
+const char *fbni_cuda_layer_describe(const void *layer)
+{
+    return ((const fbni_cuda_layer *)layer)->text;
+}
+
+fbn_status fbni_cuda_layer_saved_size(const void *layer, int64_t batch, size_t *bytes)
+{
+    *bytes = fbni_cuda_saved_layout_of(&((const fbni_cuda_layer *)layer)->desc, batch).total;
+    return FBN_OK;
+}

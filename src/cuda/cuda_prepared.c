@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Folding a layer into the plain linear layer that equals it in inference, and serving.
+ *
+ * A prepared layer holds a copy of W and the features' alpha, c and shift: y = act(alpha (x W^T - c)
+ * + shift) is one product, in the data's own type on the tensor cores, and one pass over y, which
+ * the activation needs anyway. Folding alpha into W first would cost half types a wider product, and
+ * gain nothing.
+ */
+#include <string.h>
+
+#include "cuda_internal.h"
+
+fbn_status fbni_cuda_fold_slot(void *layer_, const fbn_params *params, void *weight, int64_t ldw,
+                               void *bias)
+{
+    fbni_cuda_layer *layer = layer_;
+    fbni_cuda_context *c = layer->context;
+    const fbn_layer_desc *desc = &layer->desc;
+    const fbni_cuda_workspace w = fbni_cuda_workspace_of(c, desc, &layer->choice);
+    const fbni_cuda_fold fold = {
+        .dtype = desc->dtype,
+        .params = fbni_cuda_params_of(desc, params),
+        .O = desc->out_features,
+        .I = desc->in_features,
+        .eps = desc->eps,
+        .running_mean = params->running_mean,
+        .running_var = params->running_var,
+        .from = params->weight,
+        .ldfrom = params->ldw,
+        .alpha = (double *)(void *)(layer->workspace + w.sums),
+        .weight = weight,
+        .ldw = ldw,
+        .bias = bias,
+    };
+    fbn_status status = fbni_cuda_enter(c);
+
+    if (status != FBN_OK)
+        return status;
+    status = fbni_cuda_check(c->host, fbni_cuda_fold_layer(&c->queue, &fold), "fold");
+    fbni_cuda_leave(c);
+    return status;
+}
+
+typedef struct cuda_prepared {
+    fbni_cuda_context *context;
+    fbn_layer_desc desc;
+    fbni_cuda_row_id product, softmax;
+    bool converts; /* the product is in float: weight is float, and x is converted in each run */
+    char *memory;  /* weight [O,I], then alpha, c, shift */
+    fbni_cuda_affine affine;
+} cuda_prepared;
+
+/* The weight's copy: float where the product converts. */
+static fbn_status copy_weight(const cuda_prepared *p, const fbn_params *params)
+{
+    fbni_cuda_context *c = p->context;
+    const int64_t O = p->desc.out_features, I = p->desc.in_features;
+    const size_t size = fbni_dtype_size(p->desc.dtype);
+    cudaError_t error;
+
+    if (p->converts)
+        error = fbni_cuda_to_float(&c->queue, p->desc.dtype, O, I, params->weight, params->ldw,
+                                   (float *)(void *)p->memory, I);
+    else
+        error = cudaMemcpy2DAsync(p->memory, (size_t)I * size, params->weight,
+                                  (size_t)params->ldw * size, (size_t)I * size, (size_t)O,
+                                  cudaMemcpyDefault, c->queue.stream);
+    return fbni_cuda_check(c->host, error, "the weight's copy");
+}
+
+static fbn_status fill(cuda_prepared *p, const fbn_params *params)
+{
+    fbni_cuda_context *c = p->context;
+    const fbni_cuda_features features = {
+        .params = fbni_cuda_params_of(&p->desc, params),
+        .O = p->desc.out_features,
+        .eps = p->desc.eps,
+        .running_mean = params->running_mean,
+        .running_var = params->running_var,
+        .affine = p->affine,
+    };
+    const fbn_status status = copy_weight(p, params);
+
+    if (status != FBN_OK)
+        return status;
+    return fbni_cuda_check(
+        c->host, fbni_cuda_features_frozen(&c->queue, p->desc.dtype == FBN_F64, &features),
+        "features_frozen");
+}
+
+fbn_status fbni_cuda_prepare(void **prepared, void *layer_, const fbn_params *params)
+{
+    fbni_cuda_layer *layer = layer_;
+    fbni_cuda_context *c = layer->context;
+    const fbn_layer_desc *desc = &layer->desc;
+    const size_t real = fbni_real_size(desc->dtype), O = (size_t)desc->out_features;
+    const bool converts = layer->choice.row[FBNI_CUDA_PRODUCT] == FBNI_CUDA_PRODUCT_CUBLAS_F32;
+    const size_t weight = fbni_align(O * (size_t)desc->in_features *
+                                     (converts ? sizeof(float) : fbni_dtype_size(desc->dtype)));
+    cuda_prepared *p = c->host_allocator.allocate(c->host_allocator.user, sizeof *p, 64);
+    void *memory = NULL;
+    fbn_status status;
+
+    if (!p)
+        return c->host->fail(FBN_ERR_OUT_OF_MEMORY, "no memory for a prepared layer of %zu bytes",
+                             sizeof *p);
+    *p = (cuda_prepared){
+        .context = c,
+        .desc = *desc,
+        .product = layer->choice.row[FBNI_CUDA_PRODUCT],
+        .softmax = layer->choice.row[FBNI_CUDA_SOFTMAX],
+        .converts = converts,
+    };
+    status = fbni_cuda_enter(c);
+    if (status == FBN_OK) {
+        status = fbni_cuda_memory_take(c, weight + 3 * fbni_align(O * real), &memory);
+        if (status == FBN_OK) {
+            p->memory = memory;
+            fbni_vectors(p->memory + weight, desc->out_features, real, &p->affine.alpha,
+                         &p->affine.c, &p->affine.shift);
+            status = fill(p, params);
+            if (status != FBN_OK)
+                (void)fbni_cuda_memory_give(c, memory);
+        }
+        fbni_cuda_leave(c);
+    }
+    if (status != FBN_OK) {
+        c->host_allocator.deallocate(c->host_allocator.user, p);
+        return status;
+    }
+    *prepared = p;
+    return FBN_OK;
+}
+
+void fbni_cuda_prepared_destroy(void *prepared)
+{
+    cuda_prepared *p = prepared;
+    fbni_cuda_context *c = p->context;
+
+    (void)fbni_cuda_release(c, p->memory);
+    c->host_allocator.deallocate(c->host_allocator.user, p);
+}
+
+/* The workspace of a run: u as floats for the half types, and x as floats where it is converted. */
+typedef struct run_workspace {
+    size_t u, inputs, total;
+} run_workspace;
+
+static run_workspace workspace_of(const cuda_prepared *p, int64_t batch)
+{
+    const size_t N = (size_t)batch;
+    const bool half = fbni_is_half(p->desc.dtype);
+    run_workspace w = {0};
+
+    w.u = fbni_place(&w.total, half ? N * (size_t)p->desc.out_features * sizeof(float) : 0);
+    w.inputs =
+        fbni_place(&w.total, p->converts ? N * (size_t)p->desc.in_features * sizeof(float) : 0);
+    return w;
+}
+
+fbn_status fbni_cuda_prepared_workspace_size(const void *prepared, int64_t batch, size_t *bytes)
+{
+    const cuda_prepared *p = prepared;
+    const double width = (double)p->desc.out_features + (double)p->desc.in_features;
+
+    if (8 * (double)batch * width >= 0x1p60)
+        return p->context->host->fail(FBN_ERR_OVERFLOW,
+                                      "batch %lld x %lld features exceeds 2^60 bytes",
+                                      (long long)batch, (long long)p->desc.out_features);
+    *bytes = workspace_of(p, batch).total;
+    return FBN_OK;
+}
+
+fbn_status fbni_cuda_prepared_run(const void *prepared, const fbn_run_args *args)
+{
+    const cuda_prepared *p = prepared;
+    const fbn_layer_desc *desc = &p->desc;
+    const run_workspace w = workspace_of(p, args->batch);
+    const bool half = fbni_is_half(desc->dtype);
+    char *workspace = args->workspace;
+    const fbni_forward_product product = {
+        .row = p->product,
+        .desc = desc,
+        .N = args->batch,
+        .x = args->x,
+        .ldx = args->ldx,
+        .weight = p->memory,
+        .ldw = desc->in_features,
+        .inputs = p->converts ? (float *)(void *)(workspace + w.inputs) : NULL,
+        .u = half ? workspace + w.u : args->y,
+        .ldu = half ? desc->out_features : args->ldy,
+    };
+    const fbni_cuda_finish finish = {
+        .dtype = desc->dtype,
+        .activation = desc->activation,
+        .N = args->batch,
+        .O = desc->out_features,
+        .u = product.u,
+        .ldu = product.ldu,
+        .affine = p->affine,
+        .y = args->y,
+        .ldy = args->ldy,
+    };
+    fbn_status status = fbni_cuda_enter(p->context);
+
+    if (status != FBN_OK)
+        return status;
+    status = fbni_cuda_forward_product(p->context, &product);
+    if (status == FBN_OK)
+        status = fbni_cuda_finish_rows(p->context, &finish, p->softmax);
+    fbni_cuda_leave(p->context);
+    return status;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Products through cuBLAS.
+ *
+ * cuBLAS stores by columns: a row-major matrix is its transpose there, so C = A B is computed as
+ * C^T = B^T A^T. Every size is 64-bit. Accumulation is in float, for double in double; a half
+ * operand's product is stored as float, so that moments and gradients come from the accumulators.
+ */
+#include "cuda_internal.h"
+
+static cudaDataType_t blas_type(fbn_dtype type)
+{
+    switch (type) {
+    case FBN_F64:
+        return CUDA_R_64F;
+    case FBN_BF16:
+        return CUDA_R_16BF;
+    case FBN_F16:
+        return CUDA_R_16F;
+    default:
+        return CUDA_R_32F;
+    }
+}
+
+/* The handle may be used by several threads at once only as long as none changes it, and its
+ * workspace only because one stream orders the products: hence the lock, which is held while the
+ * product is queued, not while it runs. */
+fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *p)
+{
+    static const double one_double = 1, zero_double = 0;
+    static const float one_float = 1, zero_float = 0;
+    const bool wide = p->type == FBN_F64;
+    const void *one = wide ? (const void *)&one_double : &one_float;
+    const void *zero = wide ? (const void *)&zero_double : &zero_float;
+    const cudaDataType_t from = blas_type(p->type), to = wide ? CUDA_R_64F : CUDA_R_32F;
+    const cublasComputeType_t compute = wide      ? CUBLAS_COMPUTE_64F
+                                        : p->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                  : CUBLAS_COMPUTE_32F;
+    cublasStatus_t status;
+
+    pthread_mutex_lock(&context->blas_lock);
+    status =
+        cublasGemmEx_64(context->blas, p->b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+                        p->a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, p->n, p->m, p->depth, one,
+                        p->b.p, from, p->b.ld, p->a.p, from, p->a.ld, p->accumulate ? one : zero,
+                        p->c, to, p->ldc, compute, CUBLAS_GEMM_DEFAULT);
+    pthread_mutex_unlock(&context->blas_lock);
+    return fbni_cuda_check_blas(context->host, status, "cublasGemmEx");
+}
+
+static fbn_status convert_operands(fbni_cuda_context *context, fbni_forward_product *f)
+{
+    const fbn_layer_desc *desc = f->desc;
+    const int64_t I = desc->in_features;
+    cudaError_t error =
+        fbni_cuda_to_float(&context->queue, desc->dtype, f->N, I, f->x, f->ldx, f->inputs, I);
+
+    f->x = f->inputs;
+    f->ldx = I;
+    if (error == cudaSuccess && f->weights) {
+        error = fbni_cuda_to_float(&context->queue, desc->dtype, desc->out_features, I, f->weight,
+                                   f->ldw, f->weights, I);
+        f->weight = f->weights;
+        f->ldw = I;
+    }
+    return fbni_cuda_check(context->host, error, "conversion to float");
+}
+
+fbn_status fbni_cuda_forward_product(fbni_cuda_context *context, const fbni_forward_product *given)
+{
+    fbni_forward_product f = *given;
+    const bool converts = f.row == FBNI_CUDA_PRODUCT_CUBLAS_F32;
+
+    if (converts) {
+        const fbn_status status = convert_operands(context, &f);
+        if (status != FBN_OK)
+            return status;
+    }
+    const fbni_product product = {
+        .m = f.N,
+        .n = f.desc->out_features,
+        .depth = f.desc->in_features,
+        .type = converts ? FBN_F32 : f.desc->dtype,
+        .tf32 = !converts && f.desc->dtype == FBN_F32 && f.desc->math == FBN_MATH_TF32,
+        .a = {f.x, f.ldx, false},
+        .b = {f.weight, f.ldw, true},
+        .c = f.u,
+        .ldc = f.ldu,
+    };
+    return fbni_cuda_multiply(context, &product);
+}

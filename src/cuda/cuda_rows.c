@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The tables of kernel rows: for each operation the ways to do it, fastest first, generic last, each
+ * of which can refuse, with its reason. A new kernel is a new file and a new row.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "cuda_internal.h"
+
+typedef const char *refuse_machine(const fbni_cuda_context *context);
+typedef const char *refuse_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc);
+
+/* ---- machines ---- */
+
+static const char *any_machine(const fbni_cuda_context *context)
+{
+    (void)context;
+    return NULL;
+}
+
+static const char *needs_ampere(const fbni_cuda_context *context)
+{
+    return context->capability >= 80 ? NULL : "the device has no bf16 or TF32 tensor cores (sm_80)";
+}
+
+/* ---- layers ---- */
+
+static const char *any_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    (void)desc;
+    return NULL;
+}
+
+static const char *native_product(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    return desc->dtype == FBN_BF16 && context->capability < 80
+               ? "cuBLAS multiplies bf16 from sm_80 on"
+               : NULL;
+}
+
+static const char *half_only(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return fbni_is_half(desc->dtype) ? NULL : "the data is of no half type";
+}
+
+static const char *real_only(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return fbni_is_half(desc->dtype) ? "the data is of a half type" : NULL;
+}
+
+static const char *bf16_only(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return desc->dtype == FBN_BF16 ? NULL : "the data is not bf16";
+}
+
+static const char *f16_only(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return desc->dtype == FBN_F16 ? NULL : "the data is not f16";
+}
+
+static const char *slab_rows(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return desc->max_batch <= FBNI_CUDA_SLAB_ROWS ? NULL : "max_batch is more than 1024";
+}
+
+static const char *rowwise(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return fbni_is_rowwise(desc->activation) ? NULL : "the activation is not over rows";
+}
+
+static const char *short_rows(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    if (!fbni_is_rowwise(desc->activation))
+        return rowwise(context, desc);
+    return desc->out_features <= fbni_cuda_softmax_registers_most(desc->dtype == FBN_F64)
+               ? NULL
+               : "a row does not fit in a block's registers";
+}
+
+/* ---- the tables ---- */
+
+static const struct row {
+    const char *name;
+    fbni_cuda_operation operation;
+    refuse_machine *machine;
+    refuse_layer *layer;
+} rows[FBNI_CUDA_ROWS] = {
+    [FBNI_CUDA_PRODUCT_CUBLAS] = {"product_cublas", FBNI_CUDA_PRODUCT, any_machine, native_product},
+    [FBNI_CUDA_PRODUCT_CUBLAS_F32] = {"product_cublas_f32", FBNI_CUDA_PRODUCT, any_machine,
+                                      half_only},
+    [FBNI_CUDA_TRAIN_SLAB] = {"train_slab_1024", FBNI_CUDA_TRAIN, any_machine, slab_rows},
+    [FBNI_CUDA_TRAIN_PASSES] = {"train_passes", FBNI_CUDA_TRAIN, any_machine, any_layer},
+    [FBNI_CUDA_SOFTMAX_REGISTERS] = {"softmax_registers", FBNI_CUDA_SOFTMAX, any_machine,
+                                     short_rows},
+    [FBNI_CUDA_SOFTMAX_ONLINE] = {"softmax_online", FBNI_CUDA_SOFTMAX, any_machine, rowwise},
+    [FBNI_CUDA_GRADIENTS_CUBLAS] = {"gradients_cublas", FBNI_CUDA_GRADIENTS, any_machine,
+                                    real_only},
+    [FBNI_CUDA_GRADIENTS_BF16X3] = {"gradients_bf16x3", FBNI_CUDA_GRADIENTS, needs_ampere,
+                                    bf16_only},
+    [FBNI_CUDA_GRADIENTS_TF32X2] = {"gradients_tf32x2", FBNI_CUDA_GRADIENTS, needs_ampere,
+                                    f16_only},
+    [FBNI_CUDA_GRADIENTS_F32] = {"gradients_f32", FBNI_CUDA_GRADIENTS, any_machine, half_only},
+};
+
+const char *fbni_cuda_row_name(fbni_cuda_row_id row)
+{
+    return rows[row].name;
+}
+
+const char *fbni_cuda_row_refusal(const fbni_cuda_context *context, fbni_cuda_row_id row)
+{
+    return rows[row].machine(context);
+}
+
+static const char *refusal_of(const fbni_cuda_context *context, const fbn_layer_desc *desc, int row)
+{
+    const char *refusal = rows[row].machine(context);
+    return refusal ? refusal : rows[row].layer(context, desc);
+}
+
+/* The row with this name, or FBNI_CUDA_ROWS. */
+static int find(const char *name)
+{
+    int row = 0;
+    while (row < FBNI_CUDA_ROWS && strcmp(rows[row].name, name) != 0)
+        row++;
+    return row;
+}
+
+/* The first row of an operation that does not refuse. Every table that a layer needs ends in one
+ * that takes it. */
+static int first_of(const fbni_cuda_context *context, const fbn_layer_desc *desc,
+                    fbni_cuda_operation operation, bool quiet)
+{
+    for (int row = 0; row < FBNI_CUDA_ROWS; row++) {
+        const char *refusal;
+        if (rows[row].operation != operation)
+            continue;
+        refusal = refusal_of(context, desc, row);
+        if (!refusal)
+            return row;
+        if (!quiet)
+            context->host->log("%s: refused: %s", rows[row].name, refusal);
+    }
+    return FBNI_CUDA_SOFTMAX_ONLINE;
+}
+
+fbn_status fbni_cuda_choose(const fbni_cuda_context *context, const fbn_layer_desc *desc,
+                            bool quiet, fbni_cuda_choice *choice)
+{
+    int forced = FBNI_CUDA_ROWS;
+
+    if (desc->kernel) {
+        const char *refusal;
+        forced = find(desc->kernel);
+        if (forced == FBNI_CUDA_ROWS)
+            return context->host->fail(FBN_ERR_UNSUPPORTED, "there is no CUDA kernel named %.100s",
+                                       desc->kernel);
+        refusal = refusal_of(context, desc, forced);
+        if (refusal)
+            return context->host->fail(FBN_ERR_UNSUPPORTED, "kernel %s: %s", rows[forced].name,
+                                       refusal);
+    }
+    for (int op = 0; op < FBNI_CUDA_OPERATIONS; op++) {
+        const bool needed = op != FBNI_CUDA_SOFTMAX || fbni_is_rowwise(desc->activation);
+        if (forced < FBNI_CUDA_ROWS && (int)rows[forced].operation == op)
+            choice->row[op] = (fbni_cuda_row_id)forced;
+        else
+            choice->row[op] = (fbni_cuda_row_id)first_of(context, desc, (fbni_cuda_operation)op,
+                                                         quiet || !needed);
+    }
+    choice->forced = forced < FBNI_CUDA_ROWS && rows[forced].operation == FBNI_CUDA_TRAIN;
+    return FBN_OK;
+}
+
+fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_choice *choice, int64_t batch)
+{
+    if (choice->forced)
+        return choice->row[FBNI_CUDA_TRAIN];
+    return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
+}
