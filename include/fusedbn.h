@@ -509,8 +509,7 @@ FBN_API void fbn_grads_init(fbn_grads *grads, size_t size);
 FBN_API fbn_status fbn_backward(fbn_layer *layer, const fbn_params *params,
                                 const fbn_backward_args *args, const fbn_grads *grads);
 
-/* --------------------------------------------------------------------------------- folding and
- * serving */
+/* -------------------------------------------------------------------------- folding and serving */
 
 /* Computes the plain linear layer that equals this one in inference, up to the activation.
  *
