@@ -169,7 +169,7 @@ typedef enum fbn_activation {
 
 /* Add to every gradient given, dx among them, instead of overwriting. */
 #define FBN_ACCUMULATE UINT64_C(1)
-/* With FBN_ACCUMULATE: dx alone is overwritten. */
+/* With FBN_ACCUMULATE: dx alone is overwritten. Without it: nothing changes. */
 #define FBN_OVERWRITE_DX UINT64_C(2)
 
 /* -------------------------------------------------------------------------------------- context */
@@ -195,7 +195,8 @@ typedef struct fbn_context_options {
     size_t struct_size;
     fbn_backend backend; /* default FBN_BACKEND_AUTO */
     int device;          /* CUDA device number; default 0; the CPU ignores it */
-    int threads;         /* most CPU threads a call may use; default 0: OpenMP's own count */
+    int threads;         /* most CPU threads a call may use; default 0: OpenMP's own count; never
+                            more than 4 a processor, or 64; a pthread BLAS keeps its own count */
     void *stream;        /* a cudaStream_t; default NULL: the legacy default stream */
     /* Copied; default NULL: aligned_alloc and free. */
     const fbn_allocator *host_allocator;
@@ -306,9 +307,10 @@ FBN_API void fbn_layer_desc_init(fbn_layer_desc *desc, size_t size);
 typedef struct fbn_layer fbn_layer;
 
 /* Says how many bytes of workspace a layer of this description needs, forward and backward.
- * On the CPU: N O elements of param type, a little for each feature and each 512 rows, and for the
- * half types 1 MB a thread; never more than 2 N O + N I + O I elements + 4 MB on up to 3 threads,
- * with N = max_batch.
+ * On the CPU, with N = max_batch, T threads and B row blocks (T for each 512 T rows, or fewer):
+ * (N + 3 B + 3) O elements of param type, and for the half types T times 1 MB + max(O, 4096)
+ * floats. That is less than 2 N O + N I + O I elements of dtype + 4 MB but for layers of very few
+ * inputs and rows and very many features, and for the half types on more than 3 threads.
  * Arguments: bytes receives the size, on success alone; desc->workspace is not looked at.
  * Errors: those of fbn_layer_create. Threads: any. */
 FBN_API fbn_status fbn_layer_workspace_size(fbn_context *context, const fbn_layer_desc *desc,
@@ -351,7 +353,7 @@ typedef struct fbn_params {
     const void *beta;             /* [O], param type; NULL: 0 */
     void *running_mean;           /* [O], param type; both or neither; both in inference */
     void *running_var;            /* [O], param type */
-    int64_t *num_batches_tracked; /* [1]; optional, but FBN_CUMULATIVE_AVERAGE needs it to train */
+    int64_t *num_batches_tracked; /* [1]; optional, but not under FBN_CUMULATIVE_AVERAGE */
 } fbn_params;
 
 /* Fills *params with NULL and 0. size is sizeof(fbn_params). */
@@ -413,7 +415,8 @@ FBN_API fbn_status fbn_layer_saved_size(const fbn_layer *layer, int64_t batch, s
  *     FBN_ERR_LEADING_DIMENSION   a leading dimension is shorter than its row
  *     FBN_ERR_OVERFLOW            a matrix of 2^63 bytes or more
  *     FBN_ERR_MISSING_PARAM       a scale of the description, one running statistic without the
- *                                 other, no num_batches_tracked under FBN_CUMULATIVE_AVERAGE
+ *                                 other, or FBN_CUMULATIVE_AVERAGE with running statistics but no
+                                 num_batches_tracked
  *     FBN_ERR_INVALID_ARGUMENT    a scale that the description has not
  *     FBN_ERR_OVERLAP             an output overlaps an input or another output
  *     FBN_ERR_ALIGNMENT           a pointer not aligned to its element, saved not to 64 bytes
@@ -506,8 +509,7 @@ FBN_API void fbn_grads_init(fbn_grads *grads, size_t size);
 FBN_API fbn_status fbn_backward(fbn_layer *layer, const fbn_params *params,
                                 const fbn_backward_args *args, const fbn_grads *grads);
 
-/* --------------------------------------------------------------------------------- folding and
- * serving */
+/* -------------------------------------------------------------------------- folding and serving */
 
 /* Computes the plain linear layer that equals this one in inference, up to the activation.
  *
@@ -526,13 +528,15 @@ FBN_API fbn_status fbn_backward(fbn_layer *layer, const fbn_params *params,
 FBN_API fbn_status fbn_fold(fbn_layer *layer, const fbn_params *params, void *weight, int64_t ldw,
                             void *bias);
 
-/* A layer folded and packed for serving: immutable, with its own copy of what it needs. */
+/* A layer packed for serving: immutable, with its own copy of what it needs. */
 typedef struct fbn_prepared fbn_prepared;
 
-/* Folds and packs the layer's parameters for serving. Later changes of the parameters are not seen;
- * the layer and the parameters may go.
+/* Takes what inference needs of the layer's parameters, packed for serving. Later changes of the
+ * parameters are not seen; the layer and the parameters may go.
  *
- * Formula: that of fbn_fold; the half types keep the folded weight in float.
+ * Formula: that of fbn_forward_infer. The CPU keeps W beside its constants instead of folding them
+ * into it, which costs no more and gives bitwise fbn_forward_infer's results where both cut the
+ * batch alike; the half types keep W in float.
  *
  * Arguments: prepared receives the result, on success alone; params with the running statistics.
  * Errors: as for fbn_fold, and FBN_ERR_OUT_OF_MEMORY. Threads and streams: as for fbn_fold. */
@@ -565,7 +569,7 @@ FBN_API fbn_status fbn_prepared_workspace_size(const fbn_prepared *prepared, int
 
 /* Computes the prepared layer.
  *
- * Formula: y = act(x weight^T + bias), with weight and bias as fbn_fold has them.
+ * Formula: that of fbn_forward_infer, with the parameters as they were when they were prepared.
  *
  * Arguments: as declared above. N = 0 does nothing and succeeds. Writes: y. Allocates nothing.
  * Errors: FBN_ERR_NULL_POINTER, FBN_ERR_STRUCT_SIZE, FBN_ERR_SIZE (batch < 0),

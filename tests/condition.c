@@ -113,12 +113,18 @@ static double normal_density(double v)
     return exp(-v * v / 2) / sqrt(2 * acos(-1));
 }
 
+/* p c, where a probability p = 0 stays 0 though c be infinite: exp(-inf) loses nothing. */
+static double times(double p, double c)
+{
+    return p == 0 ? 0 : p * c;
+}
+
 static void activate(fbn_activation activation, int64_t o, const long double *v,
                      const long double *y, const double *cv, double *cy)
 {
     double mixed = 0, lse = (double)(v[0] - y[0]); /* log_softmax's v - y is the row's lse */
     for (int64_t j = 0; j < o; j++)
-        mixed += (double)(activation == FBN_ACT_LOG_SOFTMAX ? expl(y[j]) : y[j]) * cv[j];
+        mixed += times((double)(activation == FBN_ACT_LOG_SOFTMAX ? expl(y[j]) : y[j]), cv[j]);
     for (int64_t j = 0; j < o; j++) {
         double a = (double)v[j], r = fabs((double)y[j]), logistic = 1 / (1 + exp(-a));
         switch (activation) {
@@ -133,7 +139,7 @@ static void activate(fbn_activation activation, int64_t o, const long double *v,
             cy[j] = (logistic + fabs(a) * logistic * (1 - logistic)) * cv[j] + r;
             break;
         case FBN_ACT_SOFTMAX:
-            cy[j] = r * (cv[j] + mixed + 1);
+            cy[j] = times(r, cv[j] + mixed + 1);
             break;
         case FBN_ACT_LOG_SOFTMAX:
             cy[j] = cv[j] + mixed + fabs(lse) + r;
@@ -170,11 +176,11 @@ static void activate_backward(const problem *p, int64_t row, const trace *t, con
             cg[j] = d * (s * (1 - s) * (2 + fabs(a)) * cv[j] + s * (1 + fabs(a)));
             break;
         case FBN_ACT_SOFTMAX:
-            cg[j] = cy[j] * (fabs(dy[j] - sum)) + (double)y[j] * (d + size + lost);
+            cg[j] = cy[j] * fabs(dy[j] - sum) + (double)y[j] * (d + size + lost);
             break;
         case FBN_ACT_LOG_SOFTMAX:
             e = exp((double)y[j]);
-            cg[j] = d + e * (size + (1 + cy[j]) * fabs(sum));
+            cg[j] = d + times(e, size + (1 + cy[j]) * fabs(sum));
             break;
         }
     }
@@ -203,8 +209,8 @@ static void feature_backward(const problem *p, const trace *t, int64_t j, condit
     for (int64_t n = 0; n < p->n; n++) {
         int64_t e = n * p->o + j;
         double zhat = fabs((double)t->zhat[e]);
-        double cdz = rstd * (c->dzhat[e] + mean + zhat * meanz +
-                             c->zhat[e] * fabs((double)t->mean_dzhatz[j])) +
+        double cdz = rstd * (c->dzhat[e] + mean + (p->training ? zhat * meanz : 0) +
+                             (p->training ? c->zhat[e] * fabs((double)t->mean_dzhatz[j]) : 0)) +
                      fabs((double)t->dz[e]) * c->rstd[j];
         dpre +=
             cdz * fabs((double)t->u[e] + bias) + fabs((double)t->dz[e]) * (c->u[e] + fabs(bias));

@@ -202,13 +202,14 @@ static void NAME(feature_backward)(const problem *p, trace *t, int64_t j)
         meanz += dzhat * AT(t->zhat, e);
         t->dzhat[e] = dzhat;
     }
-    mean = p->training ? mean / (REAL)p->n : 0;
-    meanz = p->training ? meanz / (REAL)p->n : 0;
+    mean /= (REAL)p->n;
+    meanz /= (REAL)p->n;
     t->mean_dzhat[j] = mean;
     t->mean_dzhatz[j] = meanz;
     for (int64_t n = 0; n < p->n; n++) {
         int64_t e = n * p->o + j;
-        REAL dz = rstd * (AT(t->dzhat, e) - mean - AT(t->zhat, e) * meanz);
+        REAL dzhat = AT(t->dzhat, e);
+        REAL dz = rstd * (p->training ? dzhat - mean - AT(t->zhat, e) * meanz : dzhat);
         dpre += dz * (REAL)(AT(t->u, e) + PARAM(p->bias, j, 0));
         dbias += s * dz;
         t->dz[e] = dz;
@@ -232,8 +233,8 @@ static void NAME(backward)(const problem *p, trace *t)
             t->out[k][e] = 0;
     for (int64_t n = 0; n < p->n; n++)
         NAME(activate_backward)
-        (p->activation, p->o, t->v + n * p->o, t->out[OUT_Y] + n * p->o, p->dy + n * p->o,
-         t->g + n * p->o);
+    (p->activation, p->o, t->v + n * p->o, t->out[OUT_Y] + n * p->o, p->dy + n * p->o,
+     t->g + n * p->o);
     for (int64_t j = 0; j < p->o; j++)
         NAME(feature_backward)(p, t, j);
 

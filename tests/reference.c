@@ -67,8 +67,8 @@ static void raise_factors(const trace *exact, const trace *naive, double *const 
 }
 
 /* One draw: the exact results, their conditions, and the naive computation's share of them. */
-static void draw_once(const test_case *c, uint64_t seed, bool backward, inputs *in, trace **exact,
-                      double *condition[OUTPUTS], double factor[OUTPUTS])
+static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, inputs *in,
+                      trace **exact, double *condition[OUTPUTS], double factor[OUTPUTS])
 {
     double unit = (double)format_ulp(format_param(c->dtype), 1) / 2;
     double least = (double)format_ulp(format_param(c->dtype), 0);
@@ -77,12 +77,16 @@ static void draw_once(const test_case *c, uint64_t seed, bool backward, inputs *
     *exact = trace_create(&p);
     trace *naive = trace_create(&p);
     allocate_condition(*exact, condition);
+    if (depth == NUMBERS_ONLY) {
+        trace_destroy(naive);
+        return;
+    }
 
     oracle_forward(wide_precision(c), &p, *exact);
     oracle_forward(own_precision(c), &p, naive);
-    if (!backward || c->activation == FBN_ACT_RELU)
+    if (depth == UP_TO_FORWARD || c->activation == FBN_ACT_RELU)
         condition_compute(&p, *exact, unit, least, false, condition);
-    if (backward) {
+    if (depth == UP_TO_BACKWARD) {
         avoid_kink(c, in, *exact, unit, condition);
         oracle_backward(wide_precision(c), &p, *exact);
         oracle_backward(own_precision(c), &p, naive);
@@ -92,26 +96,26 @@ static void draw_once(const test_case *c, uint64_t seed, bool backward, inputs *
     trace_destroy(naive);
 }
 
-static reference *create(const test_case *c, uint64_t seed, bool backward)
+static reference *create(const test_case *c, uint64_t seed, reference_depth depth)
 {
     reference *r = calloc(1, sizeof *r);
     if (!r)
         abort();
     r->c = *c;
     r->seed = seed;
-    r->backward = backward;
-    draw_once(c, seed, backward, &r->in, &r->exact, r->condition, r->factor);
+    r->depth = depth;
+    draw_once(c, seed, depth, &r->in, &r->exact, r->condition, r->factor);
     r->p = inputs_problem(c, &r->in);
 
     int64_t draws = (ENOUGH_ENTRIES + c->o - 1) / c->o;
     bool scalar = c->pre_scale == FBN_SCALE_SCALAR || c->post_scale == FBN_SCALE_SCALAR;
-    if (backward && scalar && draws < LEAST_SCALARS)
+    if (depth == UP_TO_BACKWARD && scalar && draws < LEAST_SCALARS)
         draws = LEAST_SCALARS;
-    for (int64_t draw = 1; draw < draws && c->n > 0; draw++) {
+    for (int64_t draw = 1; draw < draws && c->n > 0 && depth != NUMBERS_ONLY; draw++) {
         inputs in;
         trace *exact;
         double *condition[OUTPUTS];
-        draw_once(c, seed + (uint64_t)draw, backward, &in, &exact, condition, r->factor);
+        draw_once(c, seed + (uint64_t)draw, depth, &in, &exact, condition, r->factor);
         trace_destroy(exact);
         free_condition(condition);
         inputs_free(&in);
@@ -129,16 +133,16 @@ static void destroy(reference *r)
     free(r);
 }
 
-const reference *reference_get(const test_case *c, uint64_t seed, bool backward)
+const reference *reference_get(const test_case *c, uint64_t seed, reference_depth depth)
 {
     static reference *last;
     char name[CASE_NAME_SIZE], last_name[CASE_NAME_SIZE];
-    if (last && last->seed == seed && last->backward == backward &&
+    if (last && last->seed == seed && last->depth == depth &&
         strcmp(case_numbers_name(c, name, sizeof name),
                case_numbers_name(&last->c, last_name, sizeof last_name)) == 0)
         return last;
     destroy(last);
-    last = create(c, seed, backward);
+    last = create(c, seed, depth);
     return last;
 }
 

@@ -20,10 +20,13 @@
 
 #include "inputs.h"
 
+/* How much of a case is worked out: its numbers, also the forward, also the backward. */
+typedef enum reference_depth { NUMBERS_ONLY, UP_TO_FORWARD, UP_TO_BACKWARD } reference_depth;
+
 typedef struct reference {
     test_case c;
     uint64_t seed;
-    bool backward;
+    reference_depth depth;
     inputs in;
     problem p; /* borrows from in */
     trace *exact;
@@ -31,11 +34,11 @@ typedef struct reference {
     double factor[OUTPUTS];
 } reference;
 
-/* Draws the case's numbers and computes what they give. With relu and `backward`, dy is 0 where
+/* Draws the case's numbers and computes what they give. With relu and UP_TO_BACKWARD, dy is 0 where
  * rounding decides on which side of the kink v lies. The reference is the module's; it lives until
  * the next call with other numbers, and is then the same for cases that differ in the kernel row
  * alone. */
-const reference *reference_get(const test_case *c, uint64_t seed, bool backward);
+const reference *reference_get(const test_case *c, uint64_t seed, reference_depth depth);
 
 /* Compares `got` [size] of storage type `type` with output k. added: what the library added it to
  * (FBN_ACCUMULATE), or NULL. Returns true when all are near enough; else false with the worst

@@ -54,6 +54,9 @@ typedef struct trial {
  * arguments. Outputs hold 0xff; gradients under FBN_ACCUMULATE hold numbers. context: NULL for the
  * harness's. */
 void trial_create(trial *t, const test_case *c, uint64_t seed, fbn_context *context, bool backward);
+
+/* The same for both forward and backward, without working out what to expect. */
+void trial_create_unchecked(trial *t, const test_case *c, uint64_t seed, fbn_context *context);
 void trial_destroy(trial *t);
 
 /* Runs the case's forward; puts running statistics and count back to their values first. */
@@ -62,6 +65,9 @@ fbn_status trial_backward(trial *t);
 
 /* Back to the state before the first call. */
 void trial_reset(trial *t);
+
+/* Points the structs at the arrays, after these were changed. */
+void trial_point(trial *t);
 
 /* Fails the test unless every output is what it must be and everything else is as it was. */
 void trial_check_forward(trial *t);

@@ -74,8 +74,8 @@ static fbni_cpu_tile block_of(const backward_job *job, int64_t item)
     return fbni_cpu_tile_of(&job->plan, item, job->args->batch, job->layer->desc.out_features);
 }
 
-/* What K = sum g (u - centre) is taken about: the mean, or for frozen statistics the first row, since
- * the forward's c may be far from the data. */
+/* What K = sum g (u - centre) is taken about: the mean, or for frozen statistics the first row,
+ * since the forward's c may be far from the data. */
 static const void *centre_of(const backward_job *job)
 {
     return job->frozen ? job->u : job->affine.c;

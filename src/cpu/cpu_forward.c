@@ -51,7 +51,7 @@ typedef struct chunk_moments {
 } chunk_moments;
 
 /* Squares may leave float's range though u and its variance do not leave a double's: upwards, or
- * downwards (where the mean of the differences, which is not squared, tells them from a constant). */
+ * downwards (where the mean of the differences, not squared, tells them from a constant). */
 static bool beyond_float(double mean_low, double var)
 {
     return !isfinite(var) || (var < 0x1p-100 && (var > 0 || mean_low != 0));

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * How a call is cut into tiles. Two shapes of cut:
- *   row blocks: ~BLOCK_ROWS rows × all features. A block's moments are taken while its product is in
+ *   row blocks: ~BLOCK_ROWS rows × all features. A block's moments are taken while its product is
+ *   in
  *               the cache; the normalise pass comes after all blocks.
  *   panels:     all rows × some features. A panel is finished at once, in the cache; for short
  *               batches, where row blocks would repack W too often.

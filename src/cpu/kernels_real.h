@@ -67,14 +67,16 @@ static void X(store_f16)(int64_t n, const void *src, void *dst)
 
 /* ---- Sums over rows ---- */
 
-/* A group of rows joins the rows before it: the group's share of all rows, and
- * before * group / (before + group), the factor of the squared difference of their means. */
+/* A group of rows joins the rows before it: 1 / before, and before * group / (before + group), the
+ * factor of the squared difference of their means. */
 #define merge X(merge)
 typedef struct merge {
     bool first;
-    real share, factor;
+    real per_before, factor;
 } merge;
 
+/* Until all rows are in, dev holds the sum of the differences: a sum of few-digit numbers is exact
+ * where a mean of them is not. */
 static FBNI_INLINE void X(moments_cell)(int rows, int n, merge with, const real *u, int64_t ldu,
                                         const real *shift, real *dev, real *m2)
 {
@@ -91,11 +93,11 @@ static FBNI_INLINE void X(moments_cell)(int rows, int n, merge with, const real 
         squares = X(fma)(e, e, squares);
     }
     if (!with.first) {
-        vreal before = X(load)(dev, n), delta = mean - before;
-        mean = X(fma)(delta, X(splat)(with.share), before);
+        vreal before = X(load)(dev, n), delta = mean - before * with.per_before;
+        sum += before;
         squares = X(fma)(delta * delta, X(splat)(with.factor), X(load)(m2, n) + squares);
     }
-    X(store)(dev, mean, n);
+    X(store)(dev, sum, n);
     X(store)(m2, squares, n);
 }
 
@@ -104,7 +106,8 @@ static FBNI_INLINE void X(moments_group)(int rows, int64_t before, int64_t cols,
                                          int64_t ldu, const real *shift, real *dev, real *m2)
 {
     const double share = (double)rows / (double)(before + rows);
-    const merge with = {before == 0, (real)share, (real)((double)before * share)};
+    const merge with = {before == 0, (real)(before ? 1 / (double)before : 0),
+                        (real)((double)before * share)};
     int64_t j = 0;
     for (; j + VLEN <= cols; j += VLEN)
         X(moments_cell)(rows, VLEN, with, u + j, ldu, shift + j, dev + j, m2 + j);
@@ -139,6 +142,8 @@ static void X(moments)(int64_t rows, int64_t cols, const void *u_, int64_t ldu, 
         X(moments_group)(4, i, cols, u + i * ldu, ldu, shift, dev, m2);
     for (; i < rows; i++)
         X(moments_group)(1, i, cols, u + i * ldu, ldu, shift, dev, m2);
+    for (int64_t j = 0; j < cols; j++)
+        ((real *)dev)[j] /= (real)rows;
 }
 
 static FBNI_INLINE void X(sums_cell)(int rows, int n, bool first, const real *g, int64_t ldg,

@@ -4,8 +4,8 @@
  * from pass to pass. A part of kernels_real.h.
  *
  * Forward: y = v and the row's maximum; then the exponentials about it and their sum; then the
- * scaling. Backward: the sum that the formula needs, then the gradient; exp(v - top - log_sum) is computed
- * in both passes, since g may be dy and there is no third array to keep it in.
+ * scaling. Backward: the sum that the formula needs, then the gradient; exp(v - top - log_sum) is
+ * computed in both passes, since g may be dy and there is no third array to keep it in.
  */
 
 static FBNI_INLINE int X(lanes)(int64_t left)

@@ -70,8 +70,9 @@ typedef struct fbni_backend {
 
     /* Refuses what it cannot do (FBN_ERR_UNSUPPORTED). desc->workspace is not looked at. */
     fbn_status (*layer_workspace_size)(void *context, const fbn_layer_desc *desc, size_t *bytes);
-    /* workspace has that many bytes, aligned to workspace_alignment, and outlives the layer; NULL if
-     * the size is 0. desc is copied by the backend if it needs it; desc->kernel is valid during the call alone. */
+    /* workspace has that many bytes, aligned to workspace_alignment, and outlives the layer; NULL
+     * if the size is 0. desc is copied by the backend if it needs it; desc->kernel is valid during
+     * the call alone. */
     fbn_status (*layer_create)(void **layer, void *context, const fbn_layer_desc *desc,
                                void *workspace);
     void (*layer_destroy)(void *layer);
@@ -84,9 +85,9 @@ typedef struct fbni_backend {
                                 const fbn_forward_args *args); /* batch >= 2 */
     fbn_status (*forward_infer)(void *layer, const fbn_params *params,
                                 const fbn_forward_args *args);
-    /* batch >= 0: for 0, gradients become zeros unless accumulated, and x, dy and saved may be NULL.
-     * x may be NULL if grads->weight is. The backend checks, where it can without waiting for the device, that saved is this
-     * layer's and this batch's. */
+    /* batch >= 0: for 0, gradients become zeros unless accumulated, and x, dy and saved may be
+     * NULL. x may be NULL if grads->weight is. The backend checks, where it can without waiting for
+     * the device, that saved is this layer's and this batch's. */
     fbn_status (*backward)(void *layer, const fbn_params *params, const fbn_backward_args *args,
                            const fbn_grads *grads);
     fbn_status (*fold)(void *layer, const fbn_params *params, void *weight, int64_t ldw,

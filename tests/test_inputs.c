@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Inputs with a rule of their own: constant columns, infinities and NaN, eps = 0, no rows at all,
+ * thin and wide shapes.
+ */
+#include "formats.h"
+#include "harness.h"
+#include "trial.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static case_table constant, nonfinite, shapes, empty;
+
+/* ---- constant columns ------------------------------------------------------------------------ */
+
+static void add_constant(case_table *cases, const test_case *base)
+{
+    case_factor options[] = {factor_shape,      factor_activation, factor_pre_scale,
+                             factor_post_scale, factor_bias,       factor_gamma,
+                             factor_beta,       factor_padded,     factor_threads};
+    test_case c = *base;
+    c.input = INPUT_CONSTANT;
+    c.batch_stats = true;
+    if (harness_tier() != TIER_LONG)
+        options[0].levels = FEW_SHAPES;
+    table_add_pairs(cases, &c, options, sizeof options / sizeof *options);
+}
+
+/* Where u's column is constant bit for bit (here by integers, whose products and sums are exact),
+ * y is act(t beta) exactly: for the activations that are exact themselves that is one known value,
+ * for the others all rows are the same, bit for bit. */
+START_TEST(test_constant)
+{
+    trial t;
+    char name[CASE_NAME_SIZE];
+    const test_case *c = &constant.cases[_i];
+    fbn_dtype real = format_param(c->dtype);
+    harness_enter(case_name(c, name, sizeof name));
+    trial_create(&t, c, harness_seed(), NULL, false);
+    HARNESS_OK(trial_forward(&t));
+    trial_check_forward(&t);
+
+    double *y = malloc((size_t)(c->n * c->o) * sizeof *y);
+    double *var = malloc((size_t)c->o * sizeof *var);
+    ck_assert(y && var);
+    array_get(&t.a[ARG_Y], y);
+    array_get(&t.a[ARG_BATCH_VAR], var);
+    const inputs *in = &t.expected->in;
+    for (int64_t j = 0; j < c->o; j++) {
+        double post = in->post ? in->post[c->post_scale == FBN_SCALE_FEATURE ? j : 0] : 1;
+        double v = post * (in->beta ? in->beta[j] : 0); /* exact for floats, rounded for doubles */
+        double expected = (double)format_round(c->dtype, format_round(real, v));
+        if (c->activation == FBN_ACT_RELU && expected < 0)
+            expected = 0;
+        if (c->activation > FBN_ACT_RELU)
+            expected = y[j];
+        for (int64_t n = 0; n < c->n; n++)
+            if (y[n * c->o + j] != expected)
+                harness_fail("y[%lld][%lld] is %.17g, but exactly %.17g is due", (long long)n,
+                             (long long)j, y[n * c->o + j], expected);
+        if (var[j] != 0)
+            harness_fail("batch_var[%lld] of a constant column is %g", (long long)j, var[j]);
+    }
+    free(y);
+    free(var);
+    trial_destroy(&t);
+}
+END_TEST
+
+/* eps = 0 and no variance: 0/0, as IEEE arithmetic has it. */
+START_TEST(test_constant_without_eps)
+{
+    trial t;
+    test_case c = case_default(true);
+    double y[17 * 33];
+    harness_enter("constant without eps");
+    c.dtype = (fbn_dtype)_i;
+    c.input = INPUT_CONSTANT;
+    c.gamma = c.beta = true;
+    c.eps = 0;
+    trial_create(&t, &c, harness_seed(), NULL, false);
+    HARNESS_OK(trial_forward(&t));
+    array_get(&t.a[ARG_Y], y);
+    for (int64_t e = 0; e < 17 * 33; e++)
+        if (!isnan(y[e]))
+            harness_fail("dtype %d: y[%lld] is %g, but 0/0 is due", _i, (long long)e, y[e]);
+    trial_destroy(&t);
+}
+END_TEST
+
+/* ---- infinities and NaN ---------------------------------------------------------------------- */
+
+static void set_nonfinite(test_case *c, int level)
+{
+    c->input = (input_kind)(INPUT_INF_X + level);
+}
+
+static void add_nonfinite(case_table *cases, const test_case *base)
+{
+    const case_factor kinds = {"nonfinite", 4, set_nonfinite};
+    const case_factor options[] = {kinds,
+                                   factor_activation,
+                                   factor_pre_scale,
+                                   factor_post_scale,
+                                   factor_bias,
+                                   factor_gamma,
+                                   factor_beta,
+                                   factor_running,
+                                   factor_biased_var,
+                                   factor_skip_nonfinite,
+                                   factor_batch_stats,
+                                   factor_momentum,
+                                   factor_threads};
+    test_case c = *base;
+    c.tracked = TRACKED_41;
+    table_add_pairs(cases, &c, options, sizeof options / sizeof *options);
+}
+
+/* The same outputs are non-finite as in the oracle, and the finite ones as accurate as ever; with
+ * FBN_SKIP_NONFINITE the running statistics of such features stay as they were. */
+START_TEST(test_nonfinite)
+{
+    trial t;
+    char name[CASE_NAME_SIZE];
+    harness_enter(case_name(&nonfinite.cases[_i], name, sizeof name));
+    trial_create(&t, &nonfinite.cases[_i], harness_seed(), NULL, true);
+    HARNESS_OK(trial_forward(&t));
+    trial_check_forward(&t);
+    HARNESS_OK(trial_backward(&t));
+    trial_check_backward(&t);
+    trial_destroy(&t);
+}
+END_TEST
+
+/* ---- shapes and eps -------------------------------------------------------------------------- */
+
+static void set_thin_shape(test_case *c, int level)
+{
+    static const int64_t sizes[][3] = {{3, 5, 1031}, {2, 1031, 3}, {1543, 2, 3},
+                                       {4099, 3, 5}, {3, 5, 4099}, {1025, 65, 33}};
+    c->n = sizes[level][0];
+    c->i = sizes[level][1];
+    c->o = sizes[level][2];
+}
+
+static void set_no_eps(test_case *c, int level)
+{
+    c->eps = level == 0 ? 1e-5 : 0;
+}
+
+static void add_shapes(case_table *cases, const test_case *base)
+{
+    const case_factor options[] = {
+        {"thin shape", harness_tier() == TIER_LONG ? 6 : 3, set_thin_shape},
+        {"no eps", 2, set_no_eps}};
+    test_case c = *base;
+    c.bias = c.gamma = c.beta = true;
+    c.pre_scale = FBN_SCALE_FEATURE;
+    c.threads = 2;
+    table_add_single(cases, &c, options, 2);
+    c.pre_scale = FBN_SCALE_NONE;
+    c.post_scale = FBN_SCALE_SCALAR;
+    c.activation = FBN_ACT_SOFTMAX;
+    table_add_single(cases, &c, options, 2);
+}
+
+START_TEST(test_shapes)
+{
+    trial t;
+    char name[CASE_NAME_SIZE];
+    harness_enter(case_name(&shapes.cases[_i], name, sizeof name));
+    trial_create(&t, &shapes.cases[_i], harness_seed(), NULL, true);
+    HARNESS_OK(trial_forward(&t));
+    trial_check_forward(&t);
+    HARNESS_OK(trial_backward(&t));
+    trial_check_backward(&t);
+    trial_destroy(&t);
+}
+END_TEST
+
+/* ---- no rows --------------------------------------------------------------------------------- */
+
+static void add_empty(case_table *cases, const test_case *base)
+{
+    const case_factor options[] = {factor_accumulate, factor_activation, factor_grads};
+    test_case c = *base;
+    c.n = 0;
+    c.bias = c.gamma = c.beta = c.batch_stats = c.running = true;
+    c.pre_scale = c.post_scale = FBN_SCALE_FEATURE;
+    c.tracked = TRACKED_41;
+    table_add_single(cases, &c, options, sizeof options / sizeof *options);
+}
+
+/* N = 0 succeeds and updates nothing; its gradients are zeros, added or put. */
+START_TEST(test_empty)
+{
+    trial t;
+    char name[CASE_NAME_SIZE];
+    const test_case *c = &empty.cases[_i];
+    harness_enter(case_name(c, name, sizeof name));
+    trial_create(&t, c, harness_seed(), NULL, true);
+    HARNESS_OK(trial_forward(&t));
+    for (argument k = 0; k < ARGS; k++)
+        if (k != ARG_SAVED && !array_unchanged(&t.a[k]))
+            harness_fail("forward changed %s", argument_names[k]);
+    HARNESS_OK(trial_backward(&t));
+    trial_check_backward(&t);
+    trial_destroy(&t);
+}
+END_TEST
+
+static void add(Suite *suite)
+{
+    for (int training = 0; training < 2; training++) {
+        test_case base = case_default(training);
+        if (training)
+            harness_for_rows(&constant, &base, add_constant);
+        harness_for_rows(&nonfinite, &base, add_nonfinite);
+        harness_for_rows(&shapes, &base, add_shapes);
+        harness_for_rows(&empty, &base, add_empty);
+    }
+    harness_finish(&constant);
+    harness_finish(&nonfinite);
+    harness_finish(&shapes);
+    harness_finish(&empty);
+    harness_add(suite, "constant", test_constant, constant.count);
+    harness_add(suite, "nonfinite", test_nonfinite, nonfinite.count);
+    harness_add(suite, "shapes", test_shapes, shapes.count);
+    harness_add(suite, "empty", test_empty, empty.count);
+    if (harness_selects("constant without eps"))
+        harness_add(suite, "constant_without_eps", test_constant_without_eps, 4);
+}
+
+int main(void)
+{
+    int status = harness_main("test_inputs", add);
+    table_clear(&constant);
+    table_clear(&nonfinite);
+    table_clear(&shapes);
+    table_clear(&empty);
+    return status;
+}
