@@ -53,9 +53,22 @@ __device__ inline R activate(R v)
     return v;
 }
 
-/* g = dL/dv. dot: the row's sum, of dy p for softmax and of dy for log_softmax. */
+/* What the gradient of softmax and log_softmax needs of a row: the forward's two numbers, and the
+ * sum, of dy p for softmax and of dy for log_softmax. */
+template <typename R>
+struct row_state {
+    R top, log_sum, dot;
+
+    /* softmax: exp(v - top) / sum */
+    __device__ R probability(R v) const
+    {
+        return exponential(v - top - log_sum);
+    }
+};
+
+/* g = dL/dv. */
 template <fbn_activation ACT, typename R>
-__device__ inline R gradient(R v, R dy, R lse, R dot)
+__device__ inline R gradient(R v, R dy, const row_state<R> &row)
 {
     if (ACT == FBN_ACT_RELU)
         return v <= 0 ? (R)0 : dy;
@@ -70,9 +83,9 @@ __device__ inline R gradient(R v, R dy, R lse, R dot)
         return dy * ((v > 0 ? 1 - left : left) + v * (R)0);
     }
     if (ACT == FBN_ACT_SOFTMAX)
-        return exponential(v - lse) * (dy - dot);
+        return row.probability(v) * (dy - row.dot);
     if (ACT == FBN_ACT_LOG_SOFTMAX)
-        return fma(-exponential(v - lse), dot, dy);
+        return fma(-row.probability(v), row.dot, dy);
     return dy;
 }
 

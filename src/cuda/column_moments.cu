@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Column moments of u [N,O]: (count, mean, M2) of each chunk of rows, the mean in two parts.
+ * Column moments of u [N,O]: (count, sum, M2) of each chunk of rows, about one of its values.
  *
- *     shift = u of the chunk's first row
- *     dev   = mean of u - shift
- *     m2    = sum of (u - shift - dev)^2
+ *     shift = the median of u in the chunk's first, middle and last row
+ *     sum   = sum of u - shift
+ *     m2    = sum of (u - shift - sum/n)^2
  *
- * A column of equal values has dev and m2 exactly 0, and dev keeps full relative precision when
- * |mean| >> std. Never E[u^2] - E[u]^2.
+ * A column of equal values has sum and m2 exactly 0, the mean shift + sum/n keeps full relative
+ * precision when |mean| >> std, and a sum of few-digit numbers is exact where a mean of them is not.
+ * Never E[u^2] - E[u]^2.
  *
  *                columns
  *             +-----+-----+--        A block has `lanes` × 256/lanes threads: a slab of up to 32
@@ -30,7 +31,7 @@ constexpr int BLOCK = FBNI_CUDA_BLOCK, GROUP = FBNI_CUDA_GROUP;
 template <typename R>
 struct moments {
     static constexpr int COUNT = 16 / (int)sizeof(R);
-    R n, dev[COUNT], m2[COUNT];
+    R n, sum[COUNT], m2[COUNT];
 };
 
 /* ROWS more rows, `step` elements apart. */
@@ -43,7 +44,8 @@ __device__ void take_rows(moments<R> &m, const columns<R, WIDE> &cols, const R *
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
         cols.load(d[i], row + i * step);
-    const R share = (R)ROWS / (m.n + (R)ROWS), factor = m.n * share;
+    const R per_before = m.n > 0 ? 1 / m.n : (R)0;
+    const R factor = m.n * ((R)ROWS / (m.n + (R)ROWS));
     m.n += (R)ROWS;
 #pragma unroll
     for (int k = 0; k < COUNT; k++) {
@@ -57,8 +59,8 @@ __device__ void take_rows(moments<R> &m, const columns<R, WIDE> &cols, const R *
 #pragma unroll
         for (int i = 0; i < ROWS; i++)
             squares = fma(d[i][k] - mean, d[i][k] - mean, squares);
-        const R delta = mean - m.dev[k];
-        m.dev[k] = fma(delta, share, m.dev[k]);
+        const R delta = mean - m.sum[k] * per_before;
+        m.sum[k] += sum;
         m.m2[k] += fma(delta * factor, delta, squares);
     }
 }
@@ -68,7 +70,7 @@ template <typename R>
 __device__ void merge_threads(moments<R> &m, int lanes)
 {
     constexpr int COUNT = moments<R>::COUNT;
-    __shared__ R n[BLOCK], dev[COUNT][BLOCK], m2[COUNT][BLOCK];
+    __shared__ R n[BLOCK], sum[COUNT][BLOCK], m2[COUNT][BLOCK];
     const int me = (int)threadIdx.x;
 
     for (int half = BLOCK / 2; half >= lanes; half /= 2) {
@@ -76,17 +78,18 @@ __device__ void merge_threads(moments<R> &m, int lanes)
             n[me] = m.n;
 #pragma unroll
             for (int k = 0; k < COUNT; k++) {
-                dev[k][me] = m.dev[k];
+                sum[k][me] = m.sum[k];
                 m2[k][me] = m.m2[k];
             }
         }
         __syncthreads();
         if (me < half && n[me + half] > 0) {
-            const R more = n[me + half], share = more / (m.n + more), factor = m.n * share;
+            const R more = n[me + half], per_more = 1 / more, per_before = 1 / m.n;
+            const R factor = m.n * (more / (m.n + more));
 #pragma unroll
             for (int k = 0; k < COUNT; k++) {
-                const R delta = dev[k][me + half] - m.dev[k];
-                m.dev[k] = fma(delta, share, m.dev[k]);
+                const R delta = sum[k][me + half] * per_more - m.sum[k] * per_before;
+                m.sum[k] += sum[k][me + half];
                 m.m2[k] += fma(delta * factor, delta, m2[k][me + half]);
             }
             m.n += more;
@@ -94,8 +97,16 @@ __device__ void merge_threads(moments<R> &m, int lanes)
     }
 }
 
+/* Row `part` / 2 of the way through a group: its first, middle or last. */
+__device__ int64_t row_in(const fbni_cuda_chunks &chunks, int64_t group, int part)
+{
+    const int64_t first = group * chunks.group_rows, left = chunks.rows - first;
+    const int64_t rows = left < chunks.group_rows ? left : chunks.group_rows;
+    return first + (part == 0 ? 0 : part == 1 ? rows / 2 : rows - 1);
+}
+
 template <typename R, bool WIDE>
-__global__ void __launch_bounds__(BLOCK, FBNI_CUDA_MOMENT_BLOCKS)
+__global__ void __launch_bounds__(BLOCK, sizeof(R) == sizeof(double) ? 2 : FBNI_CUDA_MOMENT_BLOCKS)
     column_moments(const R *u, int64_t ldu, int64_t O, fbni_cuda_chunks chunks, R *partials)
 {
     constexpr int COUNT = moments<R>::COUNT;
@@ -103,10 +114,13 @@ __global__ void __launch_bounds__(BLOCK, FBNI_CUDA_MOMENT_BLOCKS)
     const int step = BLOCK / chunks.lanes; /* between a thread's rows of a group */
     const columns<R, WIDE> cols(blockIdx.x, lane, chunks.lanes, O);
     int64_t group = chunks.groups - 1 - (int64_t)blockIdx.y;
+    const int64_t more = group / chunks.chunks; /* groups after this one */
     R shift[COUNT];
     moments<R> m = {};
 
-    cols.load(shift, u + group * chunks.group_rows * ldu);
+    load_median(shift, cols, u + row_in(chunks, group, 0) * ldu,
+                u + row_in(chunks, group - more / 2 * chunks.chunks, 1) * ldu,
+                u + row_in(chunks, group - more * chunks.chunks, 2) * ldu);
     for (; group >= 0; group -= chunks.chunks) {
         int64_t row = group * chunks.group_rows + first;
         if ((group + 1) * chunks.group_rows <= chunks.rows) {
@@ -120,7 +134,7 @@ __global__ void __launch_bounds__(BLOCK, FBNI_CUDA_MOMENT_BLOCKS)
     if (first == 0) {
         R *to = partials + (int64_t)blockIdx.y * 3 * O;
         cols.store(to, shift);
-        cols.store(to + O, m.dev);
+        cols.store(to + O, m.sum);
         cols.store(to + 2 * O, m.m2);
     }
 }

@@ -13,6 +13,7 @@ const fbni_backend fbni_module = {
     .abi = FBNI_BACKEND_ABI,
     .id = FBN_BACKEND_CUDA,
     .name = "cuda",
+    .workspace_alignment = FBNI_CUDA_ALIGN,
     .available = fbni_cuda_available,
     .context_create = fbni_cuda_context_create,
     .context_destroy = fbni_cuda_context_destroy,

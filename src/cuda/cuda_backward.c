@@ -5,7 +5,7 @@
  *
  *   affine:    alpha, c, shift as the forward had them
  *   dots:      softmax and log_softmax: the rows' sums
- *   sums:      G = sum g, K = sum g (u - c) of each chunk of rows
+ *   sums:      G = sum g, K = sum g (u - centre) of each chunk of rows
  *   features:  merged; algebra.h; the parameters' gradients and the slopes of du
  *   du:        then dx = du W and dW = du^T x
  *
@@ -276,7 +276,8 @@ static void point_at_saved(backward_job *job)
     job->gradient.lse = saved + s.lse;
     job->features.norm = job->norm;
     job->features.saved = (const fbni_cuda_saved *)(const void *)saved;
-    job->input.saved = job->features.saved;
+    job->features.u = saved + s.u;
+    job->gradient.saved = job->features.saved;
 }
 
 static void set_gradient(backward_job *job, const fbni_cuda_workspace *w)
@@ -315,8 +316,9 @@ static void set_features(backward_job *job, const fbni_cuda_workspace *w)
     f->gamma = job->grads->gamma;
     f->beta = job->grads->beta;
     f->sums = (double *)(void *)(job->layer->workspace + w->sums);
-    fbni_vectors(job->layer->workspace + w->slopes, job->O, fbni_real_size(desc->dtype),
-                 &f->slopes.du_g, &f->slopes.du_u, &f->slopes.du_1);
+    f->slopes.du_u = job->layer->workspace + w->slopes;
+    f->slopes.du_1 = job->layer->workspace + w->slopes +
+                     fbni_align((size_t)job->O * fbni_real_size(desc->dtype));
 }
 
 static fbn_status run(backward_job *job)

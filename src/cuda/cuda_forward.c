@@ -173,6 +173,8 @@ static fbn_status forward(fbni_cuda_layer *layer, const fbn_params *params,
                  &job.features.affine.alpha, &job.features.affine.c, &job.features.affine.shift);
     if (args->saved)
         point_at_saved(&job);
+    job.features.u = job.product.u;
+    job.features.ldu = job.product.ldu;
     job.finish = (fbni_cuda_finish){
         .dtype = desc->dtype,
         .activation = desc->activation,

@@ -100,7 +100,7 @@ typedef struct fbni_cuda_layer {
 /* Where things lie in the workspace, in bytes. */
 typedef struct fbni_cuda_workspace {
     size_t affine;   /* alpha, c, shift: 3 × O reals */
-    size_t slopes;   /* du_g, du_u, du_1: 3 × O reals */
+    size_t slopes;   /* du_u, du_1: 2 × O reals */
     size_t sums;     /* 2 × O doubles: gradients of scalar scales; alpha when folding */
     size_t partials; /* of the chunks of column sums */
     size_t dots;     /* N reals where the activation is over rows */
@@ -110,7 +110,8 @@ typedef struct fbni_cuda_workspace {
     size_t total;
 } fbni_cuda_workspace;
 
-/* The saved buffer: the header, norm (4 × O doubles: r, c, e, d), lse (N reals), u (N×O reals). */
+/* The saved buffer: the header, norm (4 × O doubles: r, c, e, d), lse (2 × N reals), u
+ * (N×O reals). */
 typedef struct fbni_cuda_saved_layout {
     size_t norm, lse, u, total;
 } fbni_cuda_saved_layout;

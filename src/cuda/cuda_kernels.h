@@ -119,16 +119,18 @@ typedef struct fbni_cuda_features {
     int64_t *count;               /* num_batches_tracked, or NULL */
     void *batch_mean, *batch_var; /* or NULL */
     fbni_cuda_affine affine;      /* written */
-    double *norm;                 /* 4 × O doubles r, c, e, d, written; or NULL */
-    fbni_cuda_saved *saved;       /* header, written; or NULL */
+    const void *u;                /* training: looked at again where float's range did not do */
+    int64_t ldu;
+    double *norm;           /* 4 × O doubles r, c, e, d, written; or NULL */
+    fbni_cuda_saved *saved; /* header, written; or NULL */
     uint64_t layer_id;
 } fbni_cuda_features;
 
 /* column_moments.cu -- of u [N,O]: for each chunk q and column, three reals in
  * partials[(q 3 + part) O + column]:
- *     part 0  shift = u of the chunk's first row
- *     part 1  dev   = mean over the chunk's rows of u - shift
- *     part 2  m2    = sum over them of (u - shift - dev)^2 */
+ *     part 0  shift = the median of u in the chunk's first, middle and last row
+ *     part 1  sum   = sum over the chunk's rows of u - shift
+ *     part 2  m2    = sum over them of (u - shift - sum / rows)^2 */
 cudaError_t fbni_cuda_column_moments(const fbni_cuda_queue *queue, int is_double, int64_t O,
                                      const void *u, int64_t ldu, const fbni_cuda_chunks *chunks,
                                      void *partials);
@@ -160,7 +162,9 @@ typedef struct fbni_cuda_finish {
     fbni_cuda_affine affine;
     void *y;
     int64_t ldy;
-    void *lse; /* N reals, written by softmax and log_softmax; or NULL */
+    /* Written by softmax and log_softmax, two reals for row i: lse[2 i] = top, the largest v, and
+     * lse[2 i + 1] = log(sum of exp(v - top)); or NULL. */
+    void *lse;
 } fbni_cuda_finish;
 
 /* normalise.cu -- none, relu, gelu, silu. */
@@ -197,6 +201,7 @@ typedef struct fbni_cuda_gradient {
     int64_t lddy;
     const void *lse;
     void *dots;
+    const fbni_cuda_saved *saved;
 } fbni_cuda_gradient;
 
 /* softmax_dots.cu -- fills dots. */
@@ -204,14 +209,15 @@ cudaError_t fbni_cuda_softmax_dots(const fbni_cuda_queue *queue,
                                    const fbni_cuda_gradient *gradient);
 
 /* gradient_sums.cu -- two reals for each chunk q and column in partials[(q 2 + part) O + column]:
- * part 0: sum of g, part 1: sum of g (u - c). */
+ * part 0: sum of g, part 1: sum of g (u - centre), where the centre is c, but for frozen statistics
+ * u of the first row: c may be far from the data there. */
 cudaError_t fbni_cuda_gradient_sums(const fbni_cuda_queue *queue,
                                     const fbni_cuda_gradient *gradient,
                                     const fbni_cuda_chunks *chunks, void *partials);
 
-/* du = du_g g + (du_u (u - c) + du_1), O reals each, aligned to 16 bytes. */
+/* du = alpha (g + (du_u (u - c) + du_1)), O reals each, aligned to 16 bytes. */
 typedef struct fbni_cuda_slopes {
-    void *du_g, *du_u, *du_1;
+    void *du_u, *du_1;
 } fbni_cuda_slopes;
 
 /* features_backward.cu -- merges G and K, then algebra.h: the parameters' gradients (NULL: not
@@ -224,6 +230,7 @@ typedef struct fbni_cuda_feature_gradients {
     const fbni_cuda_saved *saved;
     uint64_t layer_id;
     const double *norm;
+    const void *u; /* the first row */
     int accumulate;
     void *bias, *pre_scale, *post_scale, *gamma, *beta;
     fbni_cuda_slopes slopes; /* written */
@@ -243,7 +250,6 @@ typedef enum fbni_cuda_parts {
 } fbni_cuda_parts;
 typedef struct fbni_cuda_input_gradient {
     fbni_cuda_parts parts;
-    const fbni_cuda_saved *saved; /* frozen: du = du_g g */
     fbni_cuda_slopes slopes;
     void *du; /* leading dimension O */
     int64_t parts_stride;

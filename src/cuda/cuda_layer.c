@@ -49,7 +49,7 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     fbni_cuda_workspace w = {0};
 
     w.affine = fbni_place(&w.total, 3 * fbni_align(O * real));
-    w.slopes = fbni_place(&w.total, 3 * fbni_align(O * real));
+    w.slopes = fbni_place(&w.total, 2 * fbni_align(O * real));
     w.sums = fbni_place(&w.total, 2 * O * sizeof(double));
     w.partials = fbni_place(&w.total, partials_size(context, desc));
     w.dots = fbni_place(&w.total, fbni_is_rowwise(desc->activation) ? N * real : 0);
@@ -67,7 +67,7 @@ fbni_cuda_saved_layout fbni_cuda_saved_layout_of(const fbn_layer_desc *desc, int
 
     (void)fbni_place(&s.total, sizeof(fbni_cuda_saved));
     s.norm = fbni_place(&s.total, 4 * O * sizeof(double));
-    s.lse = fbni_place(&s.total, fbni_is_rowwise(desc->activation) ? N * real : 0);
+    s.lse = fbni_place(&s.total, fbni_is_rowwise(desc->activation) ? 2 * N * real : 0);
     s.u = fbni_place(&s.total, N * O * real);
     return s;
 }

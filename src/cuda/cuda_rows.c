@@ -70,17 +70,11 @@ static const char *slab_rows(const fbni_cuda_context *context, const fbn_layer_d
     return desc->max_batch <= FBNI_CUDA_SLAB_ROWS ? NULL : "max_batch is more than 1024";
 }
 
-static const char *rowwise(const fbni_cuda_context *context, const fbn_layer_desc *desc)
-{
-    (void)context;
-    return fbni_is_rowwise(desc->activation) ? NULL : "the activation is not over rows";
-}
-
 static const char *short_rows(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
-    if (!fbni_is_rowwise(desc->activation))
-        return rowwise(context, desc);
-    return desc->out_features <= fbni_cuda_softmax_registers_most(desc->dtype == FBN_F64)
+    (void)context;
+    return desc->out_features <= fbni_cuda_softmax_registers_most(desc->dtype == FBN_F64) ||
+                   !fbni_is_rowwise(desc->activation)
                ? NULL
                : "a row does not fit in a block's registers";
 }
@@ -100,7 +94,7 @@ static const struct row {
     [FBNI_CUDA_TRAIN_PASSES] = {"train_passes", FBNI_CUDA_TRAIN, any_machine, any_layer},
     [FBNI_CUDA_SOFTMAX_REGISTERS] = {"softmax_registers", FBNI_CUDA_SOFTMAX, any_machine,
                                      short_rows},
-    [FBNI_CUDA_SOFTMAX_ONLINE] = {"softmax_online", FBNI_CUDA_SOFTMAX, any_machine, rowwise},
+    [FBNI_CUDA_SOFTMAX_ONLINE] = {"softmax_online", FBNI_CUDA_SOFTMAX, any_machine, any_layer},
     [FBNI_CUDA_GRADIENTS_CUBLAS] = {"gradients_cublas", FBNI_CUDA_GRADIENTS, any_machine,
                                     real_only},
     [FBNI_CUDA_GRADIENTS_BF16X3] = {"gradients_bf16x3", FBNI_CUDA_GRADIENTS, needs_ampere,

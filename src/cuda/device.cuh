@@ -187,6 +187,29 @@ struct affine_of {
     }
 };
 
+/* The median of three values of a column: near the mean even if one of them is an outlier, and a
+ * value of the column, so that equal values leave nothing when it is subtracted. */
+template <typename R>
+__device__ inline R median(R a, R b, R c)
+{
+    const R low = b < a ? b : a, high = b < a ? a : b, rest = c < high ? c : high;
+    return rest < low ? low : rest;
+}
+
+template <typename R, bool WIDE>
+__device__ inline void load_median(R (&out)[16 / sizeof(R)], const columns<R, WIDE> &cols,
+                                   const R *first, const R *middle, const R *last)
+{
+    constexpr int COUNT = 16 / (int)sizeof(R);
+    R b[COUNT], c[COUNT];
+    cols.load(out, first);
+    cols.load(b, middle);
+    cols.load(c, last);
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+        out[k] = median(out[k], b[k], c[k]);
+}
+
 /* Whether a matrix can be moved in packs of `count` elements of `size` bytes. */
 inline bool is_wide(const void *p, int64_t ld, int64_t O, int count, size_t size)
 {

@@ -14,6 +14,9 @@ namespace fbni
 {
 
 template <typename R>
+constexpr int IS_SINGLE = sizeof(R) == sizeof(float);
+
+template <typename R>
 __device__ inline double parameter(const void *p, int64_t j, double absent)
 {
     return p ? (double)((const R *)p)[j] : absent;
@@ -71,15 +74,24 @@ __device__ inline void store_affine(const fbni_cuda_affine &to, int64_t j, fbni_
     ((R *)to.shift)[j] = (R)a.shift;
 }
 
+/* Squares may leave float's range though u and its variance do not leave a double's: upwards, or
+ * downwards (where the mean of the differences, not squared, tells them from a constant). Then the
+ * moments are taken again, in double. */
+template <typename R>
+__device__ inline bool is_beyond(double mean_low, double var)
+{
+    return IS_SINGLE<R> && (!isfinite(var) || (var < 0x1p-100 && (var > 0 || mean_low != 0)));
+}
+
 /* From the moments of u over the batch to everything that training keeps of feature j. */
 template <typename R>
 __device__ inline fbni_affine train_feature(const fbni_cuda_features &a, int64_t j,
                                             const fbni_feature &f, double mean, double mean_low,
                                             double var)
 {
-    const fbni_norm n = fbni_norm_train(f, mean, mean_low, var, a.eps, sizeof(R) == sizeof(float));
+    const fbni_norm n = fbni_norm_train(f, mean, mean_low, var, a.eps, IS_SINGLE<R>);
     const fbni_batch_stats batch = fbni_batch_stats_of(f, mean, mean_low, var);
-    const fbni_affine affine = fbni_affine_of(f, n);
+    const fbni_affine affine = fbni_affine_of(f, n, IS_SINGLE<R>);
 
     if (a.batch_mean)
         ((R *)a.batch_mean)[j] = (R)batch.mean;

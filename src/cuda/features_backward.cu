@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The features of a backward pass: G and K merged over the chunks, then by algebra.h the gradients
- * of the parameters and the slopes of du = du_g g + (du_u (u - c) + du_1), in double.
+ * of the parameters and the slopes of du = alpha (g + (du_u (u - c) + du_1)), in double.
  *
  * A block has 32 features × 8 lanes; a lane adds every eighth chunk, then the lanes are added, in a
  * fixed order. The gradient of a scalar scale is the sum over all features: each feature leaves its
@@ -40,7 +40,6 @@ __device__ void store_feature(const fbni_cuda_feature_gradients &a, int64_t j,
         store_gradient<R>(a.pre_scale, j, d.ds, a.accumulate);
     a.sums[j] = d.dt;
     a.sums[a.O + j] = d.ds;
-    ((R *)a.slopes.du_g)[j] = (R)d.du_g;
     ((R *)a.slopes.du_u)[j] = (R)d.du_u;
     ((R *)a.slopes.du_1)[j] = (R)d.du_1;
 }
@@ -62,13 +61,17 @@ __global__ void __launch_bounds__(FEATURES *FEATURE_LANES)
     G = sum_lanes(G, shared);
     K = sum_lanes(K, shared);
     if (threadIdx.y == 0 && j < a.O) {
-        const int64_t batch = a.saved->frozen ? 0 : a.batch;
+        const bool frozen = a.saved->frozen != 0;
+        const fbni_feature f = feature_of<R>(a.params, j);
+        fbni_norm norm = load_norm(a.norm, a.O, j);
         if (is_foreign(a))
             G = K = not_a_number<double>();
-        fbni_feature_grads d = fbni_feature_grads_of(feature_of<R>(a.params, j),
-                                                     load_norm(a.norm, a.O, j), G, K, a.eps, batch);
+        if (frozen)
+            norm = fbni_norm_about(f, norm, (double)((const R *)a.u)[j]);
+        fbni_feature_grads d =
+            fbni_feature_grads_of(f, norm, G, K, a.eps, frozen ? 0 : a.batch, IS_SINGLE<R>);
         if (is_foreign(a))
-            d.du_g = d.db = not_a_number<double>();
+            d.du_1 = d.db = not_a_number<double>();
         store_feature<R>(a, j, d);
     }
 }

@@ -3,11 +3,11 @@
  * The features of a forward pass: from partial moments (training) or running statistics (frozen) to
  * alpha, c and shift, in double, by algebra.h.
  *
- * Merging: with n_q, mean_q = shift_q + dev_q and m2_q of chunk q, all means taken relative to the
- * first chunk's shift, which a column of equal values leaves exactly 0:
+ * Merging: with n_q, shift_q, sum_q and m2_q of chunk q, all means taken relative to the first
+ * chunk's shift, which a column of equal values leaves exactly 0:
  *
- *     mean_low = sum n_q ((shift_q - shift_0) + dev_q) / N
- *     M2 = sum m2_q + n_q (((shift_q - shift_0) + dev_q) - mean_low)^2
+ *     mean_low = sum (n_q (shift_q - shift_0) + sum_q) / N
+ *     M2 = sum (m2_q + n_q ((shift_q - shift_0) + sum_q / n_q - mean_low)^2)
  *
  * (Chan, Golub & LeVeque 1983, for many sets at once.) A block has 32 features × 8 lanes; a lane
  * adds every eighth chunk, then the lanes are added, all in a fixed order.
@@ -27,6 +27,32 @@ __device__ double rows_of(const fbni_cuda_chunks &chunks, int q)
     return (double)(groups * chunks.group_rows - missing);
 }
 
+/* The same moments from u itself, where `wanted`; all threads of the block take part. Rare, so
+ * simple. */
+template <typename R>
+__device__ void moments_in_double(const fbni_cuda_features &a, int64_t j, double mean, bool wanted,
+                                  double (&shared)[FEATURE_LANES][FEATURES], double *mean_low,
+                                  double *var)
+{
+    const R *u = (const R *)a.u + j;
+    double sum = 0, squares = 0;
+
+#pragma unroll 4
+    for (int64_t i = threadIdx.y; i < a.batch; i += FEATURE_LANES)
+        sum += (double)u[i * a.ldu] - mean;
+    const double low = sum_lanes(sum, shared) / (double)a.batch;
+#pragma unroll 4
+    for (int64_t i = threadIdx.y; i < a.batch; i += FEATURE_LANES) {
+        const double difference = (double)u[i * a.ldu] - mean - low;
+        squares += difference * difference;
+    }
+    squares = sum_lanes(squares, shared);
+    if (wanted) {
+        *mean_low = low;
+        *var = squares / (double)a.batch;
+    }
+}
+
 template <typename R>
 __global__ void __launch_bounds__(FEATURES *FEATURE_LANES)
     features_train(fbni_cuda_features a, fbni_cuda_chunks chunks, const R *partials)
@@ -42,16 +68,21 @@ __global__ void __launch_bounds__(FEATURES *FEATURE_LANES)
 #pragma unroll 4
     for (int q = lane; q < chunks.chunks; q += FEATURE_LANES) {
         const R *p = from + (int64_t)q * 3 * a.O;
-        sum += rows_of(chunks, q) * (((double)p[0] - mean) + (double)p[a.O]);
+        sum += rows_of(chunks, q) * ((double)p[0] - mean) + (double)p[a.O];
     }
-    const double mean_low = sum_lanes(sum, shared) / (double)chunks.rows;
+    double mean_low = sum_lanes(sum, shared) / (double)chunks.rows;
 #pragma unroll 4
     for (int q = lane; q < chunks.chunks; q += FEATURE_LANES) {
         const R *p = from + (int64_t)q * 3 * a.O;
-        const double delta = (((double)p[0] - mean) + (double)p[a.O]) - mean_low;
-        squares += (double)p[2 * a.O] + rows_of(chunks, q) * (delta * delta);
+        const double n = rows_of(chunks, q);
+        const double delta = (((double)p[0] - mean) + (double)p[a.O] / n) - mean_low;
+        squares += (double)p[2 * a.O] + n * (delta * delta);
     }
-    const double var = sum_lanes(squares, shared) / (double)chunks.rows;
+    double var = sum_lanes(squares, shared) / (double)chunks.rows;
+
+    const bool beyond = there && is_beyond<R>(mean_low, var);
+    if (__syncthreads_or(beyond))
+        moments_in_double<R>(a, there ? j : 0, mean, beyond, shared, &mean_low, &var);
 
     if (lane == 0 && there)
         (void)train_feature<R>(a, j, feature_of<R>(a.params, j), mean, mean_low, var);
@@ -65,11 +96,11 @@ __global__ void features_frozen(fbni_cuda_features a)
     const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (j < a.O) {
         const fbni_feature f = feature_of<R>(a.params, j);
-        const fbni_norm n = fbni_norm_frozen(f, (double)((const R *)a.running_mean)[j],
-                                             (double)((const R *)a.running_var)[j], a.eps,
-                                             sizeof(R) == sizeof(float));
+        const fbni_norm n =
+            fbni_norm_frozen(f, (double)((const R *)a.running_mean)[j],
+                             (double)((const R *)a.running_var)[j], a.eps, IS_SINGLE<R>);
         store_norm<R>(a, j, n);
-        store_affine<R>(a.affine, j, fbni_affine_of(f, n));
+        store_affine<R>(a.affine, j, fbni_affine_of(f, n, IS_SINGLE<R>));
     }
     if (j == 0)
         once(a, true);
@@ -81,7 +112,9 @@ __global__ void features_affine(fbni_cuda_params params, int64_t O, const double
 {
     const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (j < O)
-        store_affine<R>(affine, j, fbni_affine_of(feature_of<R>(params, j), load_norm(norm, O, j)));
+        store_affine<R>(
+            affine, j,
+            fbni_affine_of(feature_of<R>(params, j), load_norm(norm, O, j), IS_SINGLE<R>));
 }
 
 __global__ void count_batch(int64_t *count)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * G = sum g and K = sum g (u - c) over the rows of each chunk, column by column.
+ * G = sum g and K = sum g (u - centre) over the rows of each chunk, column by column. The centre is c;
+ * for frozen statistics, whose c may be far from the data, it is u of the first row.
  *
  * Cut like the column moments (column_moments.cu): a block has a slab of columns and a chunk of row
  * groups, from the last to the first. A thread adds the 8 rows of a group, then the group to what it
@@ -25,7 +26,8 @@ struct sums {
 /* Up to ROWS rows, `step` apart. */
 template <fbn_activation ACT, typename T, typename R, bool WIDE>
 __device__ void take_rows(sums<R> &total, const fbni_cuda_gradient &a, const columns<R, WIDE> &cols,
-                          const affine_of<R> &v, int64_t row, int step)
+                          const affine_of<R> &v, const R (&centre)[sums<R>::COUNT], int64_t row,
+                          int step)
 {
     constexpr int COUNT = sums<R>::COUNT;
     R u[ROWS][COUNT], g[ROWS][COUNT];
@@ -45,7 +47,7 @@ __device__ void take_rows(sums<R> &total, const fbni_cuda_gradient &a, const col
 #pragma unroll
             for (int k = 0; k < COUNT; k++) {
                 part.g[k] += g[i][k];
-                part.gu[k] = fma(g[i][k], u[i][k] - v.c[k], part.gu[k]);
+                part.gu[k] = fma(g[i][k], u[i][k] - centre[k], part.gu[k]);
             }
         }
     }
@@ -92,12 +94,14 @@ __global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 1 : FBNI_CUDA_GRADIENT
     const int step = BLOCK / chunks.lanes;
     const columns<R, WIDE> cols(blockIdx.x, lane, chunks.lanes, a.O);
     const affine_of<R> v(cols, a.affine);
+    R centre[sums<R>::COUNT];
     sums<R> total = {};
 
+    cols.load(centre, a.saved->frozen ? (const R *)a.u : (const R *)a.affine.c);
     for (int64_t group = chunks.groups - 1 - (int64_t)blockIdx.y; group >= 0;
          group -= chunks.chunks)
         for (int i = 0; i < FBNI_CUDA_GROUP; i += ROWS)
-            take_rows<ACT, T>(total, a, cols, v,
+            take_rows<ACT, T>(total, a, cols, v, centre,
                               group * chunks.group_rows + first + (int64_t)i * step, step);
     add_threads(total, chunks.lanes);
     if (first == 0) {

@@ -21,11 +21,13 @@ template <fbn_activation ACT, typename R, int COUNT>
 __device__ inline void gradient_row(R (&dy)[COUNT], const R (&u)[COUNT], const affine_of<R> &v,
                                     const fbni_cuda_gradient &a, int64_t row)
 {
-    const R lse = is_rowwise(ACT) ? ((const R *)a.lse)[row] : (R)0;
-    const R dot = is_rowwise(ACT) ? ((const R *)a.dots)[row] : (R)0;
+    row_state<R> state = {};
+    if (is_rowwise(ACT))
+        state = {((const R *)a.lse)[2 * row], ((const R *)a.lse)[2 * row + 1],
+                 ((const R *)a.dots)[row]};
 #pragma unroll
     for (int k = 0; k < COUNT; k++)
-        dy[k] = gradient<ACT>(v(k, u[k]), dy[k], lse, dot);
+        dy[k] = gradient<ACT>(v(k, u[k]), dy[k], state);
 }
 
 /* Whether u and dy can be moved in vectors. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * du = du_g g + (du_u (u - c) + du_1), with g recomputed from dy and u; frozen: du = du_g g.
+ * du = alpha (g + (du_u (u - c) + du_1)), with g recomputed from dy and u; frozen: du = alpha g (du_1 is
+ * 0, or NaN where the saved buffer is another's).
  *
  * du is stored as reals, or for the half types as a sum of parts of which each product with a bf16
  * or f16 number is exact on the tensor cores, since rounding du itself to a half type would cost
@@ -106,12 +107,11 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS<real_t<T>>)
     const int step = BLOCK / lanes;
     const columns<R, WIDE> cols(blockIdx.x, (int)threadIdx.x % lanes, lanes, a.O);
     const affine_of<R> v(cols, a.affine);
-    const bool frozen = to.saved->frozen != 0;
-    R du_g[COUNT], du_u[COUNT], du_1[COUNT];
+    const bool frozen = a.saved->frozen != 0;
+    R du_u[COUNT], du_1[COUNT];
 
     if (!cols.any())
         return;
-    cols.load(du_g, (const R *)to.slopes.du_g);
     cols.load(du_u, (const R *)to.slopes.du_u);
     cols.load(du_1, (const R *)to.slopes.du_1);
     for (int64_t row = (int64_t)blockIdx.y * (step * ROWS) + (int)threadIdx.x / lanes; row < a.N;
@@ -130,10 +130,10 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS<real_t<T>>)
             if (row + i * step < a.N) {
                 gradient_row<ACT>(g[i], u[i], v, a, row + i * step);
 #pragma unroll
-                for (int k = 0; k < COUNT; k++)
-                    g[i][k] = frozen
-                                  ? du_g[k] * g[i][k]
-                                  : fma(du_g[k], g[i][k], fma(du_u[k], u[i][k] - v.c[k], du_1[k]));
+                for (int k = 0; k < COUNT; k++) {
+                    const R mean_part = frozen ? du_1[k] : fma(du_u[k], u[i][k] - v.c[k], du_1[k]);
+                    g[i][k] = v.alpha[k] * (g[i][k] + mean_part);
+                }
                 writer<PARTS, R, WIDE>::store(cols, to, (row + i * step) * a.O, g[i]);
             }
         }

@@ -2,7 +2,7 @@
  *
  * The sums over rows that the backward of softmax and log_softmax needs:
  *
- *     softmax:      dot = sum dy p,  p = exp(v - lse)
+ *     softmax:      dot = sum dy p,  p = exp(v - top - log_sum)
  *     log_softmax:  dot = sum dy
  *
  * A block takes 4 rows at a time, which share the loads of the coefficients, and walks along them.
@@ -26,10 +26,13 @@ __global__ void __launch_bounds__(BLOCK) softmax_dots(fbni_cuda_gradient a)
 
     for (int64_t first = (int64_t)blockIdx.x * ROWS; first < a.N;
          first += (int64_t)gridDim.x * ROWS) {
-        R sum[ROWS] = {}, lse[ROWS];
+        R sum[ROWS] = {};
+        row_state<R> state[ROWS] = {};
 #pragma unroll
         for (int i = 0; i < ROWS; i++)
-            lse[i] = first + i < a.N ? ((const R *)a.lse)[first + i] : (R)0;
+            if (first + i < a.N)
+                state[i] = {((const R *)a.lse)[2 * (first + i)],
+                            ((const R *)a.lse)[2 * (first + i) + 1], 0};
         for (int64_t slab = 0; slab < slabs; slab++) {
             const columns<R, WIDE> cols(slab, (int)threadIdx.x, (int)blockDim.x, a.O);
             const affine_of<R> v(cols, a.affine);
@@ -48,7 +51,7 @@ __global__ void __launch_bounds__(BLOCK) softmax_dots(fbni_cuda_gradient a)
 #pragma unroll
                 for (int k = 0; k < COUNT; k++)
                     if (first + i < a.N && k < cols.count)
-                        part += LOG ? dy[i][k] : dy[i][k] * exponential(v(k, u[i][k]) - lse[i]);
+                        part += LOG ? dy[i][k] : dy[i][k] * state[i].probability(v(k, u[i][k]));
                 sum[i] += part;
             }
         }

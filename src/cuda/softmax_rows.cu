@@ -2,7 +2,7 @@
  *
  * y = softmax or log_softmax over each row of v = alpha (u - c) + shift:
  *
- *     top = max v,  sum = sum exp(v - top),  lse = top + log(sum)
+ *     top = max v,  sum = sum exp(v - top)
  *     softmax: exp(v - top) / sum,  log_softmax: (v - top) - log(sum)
  *
  * registers   A block takes one row at a time, each thread 4 vectors of it; coefficients and the
@@ -24,6 +24,14 @@ struct shape {
     using R = real_t<T>;
     static constexpr int COUNT = columns<R, WIDE>::COUNT;
 };
+
+/* In two parts: beside a large top, a sum of both would have no digits left for the logarithm. */
+template <typename R>
+__device__ inline void store_lse(const fbni_cuda_finish &a, int64_t row, R top, R log_sum)
+{
+    ((R *)a.lse)[2 * row] = top;
+    ((R *)a.lse)[2 * row + 1] = log_sum;
+}
 
 /* ---- registers ---- */
 
@@ -122,7 +130,7 @@ __global__ void __launch_bounds__(REGISTERS_THREADS) softmax_registers(fbni_cuda
                 row.v[k][j] = is_log ? row.v[k][j] - log_sum : row.v[k][j] * scale;
         row.store(a, i);
         if (a.lse && threadIdx.x == 0)
-            ((R *)a.lse)[i] = top + log_sum;
+            store_lse(a, i, top, log_sum);
     }
 }
 
@@ -256,7 +264,7 @@ __global__ void __launch_bounds__(ONLINE_THREADS, 1) softmax_online(fbni_cuda_fi
 #pragma unroll
         for (int i = 0; i < ROWS; i++)
             if (a.lse && threadIdx.x == 0 && i < rows)
-                ((R *)a.lse)[first + i] = top[i] + logarithm(sum[i]);
+                store_lse(a, first + i, top[i], logarithm(sum[i]));
     }
 }
 

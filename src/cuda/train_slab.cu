@@ -116,6 +116,44 @@ __device__ void finish(const fbni_cuda_finish &a, const slab<R, LANES, WIDE> &u,
     }
 }
 
+/* The moments of a thread's columns: the sum of u - shift, and the sum of squares about its mean. */
+template <typename V, int COUNT>
+struct moments {
+    V sum[COUNT], squares[COUNT];
+};
+
+/* In two passes, in R or in double. shared: two arrays, since a barrier lies between their uses but
+ * not between one's and its next. */
+template <int LANES, typename V, typename R, int COUNT, bool WIDE>
+__device__ void take_moments(moments<V, COUNT> &m, const slab<R, LANES, WIDE> &u,
+                             const R (&shift)[COUNT], int64_t N,
+                             V (*shared)[THREADS<LANES> / 32][LANES * COUNT])
+{
+    V mean[COUNT];
+
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+        m.sum[k] = m.squares[k] = 0;
+#pragma unroll 4
+    for (int i = 0; i < u.count; i++)
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+            m.sum[k] += (V)u.at(i).at[k] - (V)shift[k];
+    sum_columns<LANES>(m.sum, shared[0]);
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+        mean[k] = m.sum[k] / (V)N;
+#pragma unroll 4
+    for (int i = 0; i < u.count; i++) {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            const V d = ((V)u.at(i).at[k] - (V)shift[k]) - mean[k];
+            m.squares[k] = fma(d, d, m.squares[k]);
+        }
+    }
+    sum_columns<LANES>(m.squares, shared[1]);
+}
+
 template <typename T, int LANES, bool WIDE>
 __global__ void __launch_bounds__(THREADS<LANES>, 768 / THREADS<LANES>)
     train_slab(fbni_cuda_features features, fbni_cuda_finish a)
@@ -123,49 +161,48 @@ __global__ void __launch_bounds__(THREADS<LANES>, 768 / THREADS<LANES>)
     using R = real_t<T>;
     constexpr int COUNT = columns<R, WIDE>::COUNT, WIDTH = LANES * COUNT;
     extern __shared__ __align__(16) unsigned char storage[];
-    __shared__ R sums[THREADS<LANES> / 32][WIDTH], squares[THREADS<LANES> / 32][WIDTH];
-    __shared__ R moments[3][WIDTH], coefficients[3][WIDTH];
+    __shared__ double in_double[2][THREADS<LANES> / 32][WIDTH];
+    __shared__ double means[WIDTH], lows[WIDTH], vars[WIDTH];
+    __shared__ R coefficients[3][WIDTH];
+    const R *from = (const R *)a.u;
     slab<R, LANES, WIDE> u(storage, a.N, a.O);
-    R shift[COUNT], dev[COUNT] = {}, m2[COUNT] = {};
+    const int entry = (int)threadIdx.x % LANES * COUNT;
+    const double N = (double)a.N;
+    R shift[COUNT];
+    moments<R, COUNT> m;
+    bool beyond = false;
 
-    u.load((const R *)a.u, a.ldu);
-    u.cols.load(shift, (const R *)a.u); /* the first row */
-#pragma unroll 4
-    for (int i = 0; i < u.count; i++)
+    u.load(from, a.ldu);
+    load_median(shift, u.cols, from, from + a.N / 2 * a.ldu, from + (a.N - 1) * a.ldu);
+    take_moments<LANES>(m, u, shift, a.N, (R(*)[THREADS<LANES> / 32][WIDTH]) in_double);
 #pragma unroll
-        for (int k = 0; k < COUNT; k++)
-            dev[k] += u.at(i).at[k] - shift[k];
-    sum_columns<LANES>(dev, sums);
-#pragma unroll
-    for (int k = 0; k < COUNT; k++)
-        dev[k] /= (R)a.N;
-#pragma unroll 4
-    for (int i = 0; i < u.count; i++) {
-#pragma unroll
-        for (int k = 0; k < COUNT; k++) {
-            const R d = (u.at(i).at[k] - shift[k]) - dev[k];
-            m2[k] = fma(d, d, m2[k]);
+    for (int k = 0; k < COUNT; k++) {
+        beyond |= k < u.cols.count && is_beyond<R>((double)m.sum[k], (double)m.squares[k] / N);
+        if (threadIdx.x < LANES) {
+            means[entry + k] = (double)shift[k];
+            lows[entry + k] = (double)m.sum[k] / N;
+            vars[entry + k] = (double)m.squares[k] / N;
         }
     }
-    sum_columns<LANES>(m2, squares);
-
-    if (threadIdx.x < LANES) {
+    if (__syncthreads_or(beyond)) {
+        moments<double, COUNT> exact;
+        take_moments<LANES>(exact, u, shift, a.N, in_double);
 #pragma unroll
         for (int k = 0; k < COUNT; k++) {
-            moments[0][threadIdx.x * COUNT + k] = shift[k];
-            moments[1][threadIdx.x * COUNT + k] = dev[k];
-            moments[2][threadIdx.x * COUNT + k] = m2[k];
+            if (threadIdx.x < LANES && is_beyond<R>((double)m.sum[k], (double)m.squares[k] / N)) {
+                lows[entry + k] = exact.sum[k] / N;
+                vars[entry + k] = exact.squares[k] / N;
+            }
         }
+        __syncthreads();
     }
-    __syncthreads();
     if (threadIdx.x < WIDTH) { /* entry e: column e % COUNT of lane e / COUNT */
         const int e = (int)threadIdx.x;
         const columns<R, WIDE> owner(blockIdx.x, e / COUNT, LANES, a.O);
         const int64_t j = owner.first + (int64_t)(e % COUNT) * owner.stride;
         if (j < a.O) {
             const fbni_affine affine = train_feature<R>(
-                features, j, feature_of<R>(features.params, j), (double)moments[0][e],
-                (double)moments[1][e], (double)moments[2][e] / (double)a.N);
+                features, j, feature_of<R>(features.params, j), means[e], lows[e], vars[e]);
             coefficients[0][e] = (R)affine.alpha;
             coefficients[1][e] = (R)affine.c;
             coefficients[2][e] = (R)affine.shift;
@@ -237,7 +274,7 @@ cudaError_t allow_storage()
 
 size_t fbni_cuda_train_slab_memory(void)
 {
-    return storage_size<4>(FBNI_CUDA_SLAB_ROWS) + 4096; /* and the sums */
+    return storage_size<4>(FBNI_CUDA_SLAB_ROWS) + 4096; /* and the block's sums */
 }
 
 cudaError_t fbni_cuda_train_slab_prepare(void)
