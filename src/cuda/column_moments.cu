@@ -7,16 +7,16 @@
  *     m2    = sum of (u - shift - sum/n)^2
  *
  * A column of equal values has sum and m2 exactly 0, the mean shift + sum/n keeps full relative
- * precision when |mean| >> std, and a sum of few-digit numbers is exact where a mean of them is not.
- * Never E[u^2] - E[u]^2.
+ * precision when |mean| >> std, and a sum of few-digit numbers is exact where a mean of them is
+ * not. Never E[u^2] - E[u]^2.
  *
  *                columns
  *             +-----+-----+--        A block has `lanes` × 256/lanes threads: a slab of up to 32
  *     rows    |slab |slab | ...      16-byte vectors, and as many rows. A thread takes 8 rows of a
- *             |     |     |          group at once (8 loads in flight): their mean, then the squares
- *     group g |#####|     |          about it, then the merge with what it has (Chan, Golub & LeVeque
- *             |     |     |          1983). At the end the block's threads of a column merge as a
- *     group g-|#####|     |          tree, in shared memory.
+ *             |     |     |          group at once (8 loads in flight): their mean, then the
+ *     group g |#####|     |          squares about it, then the merge with what it has (Chan, Golub
+ *             |     |     |          & LeVeque 1983). At the end the block's threads of a column
+ *     group g-|#####|     |          merge as a tree, in shared memory.
  *      chunks |     |     |
  */
 #include "device.cuh"

@@ -9,7 +9,8 @@
  *   features:  merged; algebra.h; the parameters' gradients and the slopes of du
  *   du:        then dx = du W and dW = du^T x
  *
- * g = dL/dv is recomputed from dy and u in every pass instead of being stored: both are read anyway.
+ * g = dL/dv is recomputed from dy and u in every pass instead of being stored: both are read
+ * anyway.
  */
 #include "cuda_internal.h"
 

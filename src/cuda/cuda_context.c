@@ -44,24 +44,26 @@ static struct {
 } driver = {.once = PTHREAD_ONCE_INIT, .lock = PTHREAD_MUTEX_INITIALIZER};
 enum { DEVICES = sizeof driver.primary / sizeof driver.primary[0] };
 
-static bool find_entry(const char *name, void **function)
+/* function: a function pointer, filled as POSIX's dlsym is used: by its bytes. */
+static bool find_entry(const char *name, void *function)
 {
+    void *entry = NULL;
     enum cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
 #if CUDART_VERSION >= 12050
     const cudaError_t error =
-        cudaGetDriverEntryPointByVersion(name, function, 12000, cudaEnableDefault, &found);
+        cudaGetDriverEntryPointByVersion(name, &entry, 12000, cudaEnableDefault, &found);
 #else
-    const cudaError_t error = cudaGetDriverEntryPoint(name, function, cudaEnableDefault, &found);
+    const cudaError_t error = cudaGetDriverEntryPoint(name, &entry, cudaEnableDefault, &found);
 #endif
+    memcpy(function, &entry, sizeof entry);
     return error == cudaSuccess && found == cudaDriverEntryPointSuccess;
 }
 
 static void find_driver(void)
 {
-    /* an object pointer holds a function's address wherever POSIX's dlsym works */
-    driver.there = find_entry("cuDevicePrimaryCtxRetain", (void **)&driver.retain) &&
-                   find_entry("cuCtxPushCurrent", (void **)&driver.push) &&
-                   find_entry("cuCtxPopCurrent", (void **)&driver.pop);
+    driver.there = find_entry("cuDevicePrimaryCtxRetain", &driver.retain) &&
+                   find_entry("cuCtxPushCurrent", &driver.push) &&
+                   find_entry("cuCtxPopCurrent", &driver.pop);
 }
 
 static fbn_status retain_primary(const fbni_host *host, int device, CUcontext *primary)

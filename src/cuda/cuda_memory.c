@@ -6,8 +6,8 @@
 
 /* ---- known addresses ----
  *
- * A verdict costs CUDA about half a microsecond and a call asks for up to 17, so good ones are kept,
- * by address, in a table that each address has one place in. Nothing here is locked: an entry is one
+ * A call asks for up to 17 verdicts and each is a call to the driver, so good ones are kept, by
+ * address, in a table that each address has one place in. Nothing here is locked: an entry is one
  * word, and a lost update is one more question to CUDA.
  *
  * An address that was freed behind the library's back and then given to something that the device
@@ -90,8 +90,9 @@ fbn_status fbni_cuda_memory_take(fbni_cuda_context *c, size_t bytes, void **poin
     return FBN_OK;
 }
 
-/* After the work queued: cudaFree waits for all of the device's; what a caller's allocator does with
- * the memory is not known, so the wait comes before it. The memory goes whatever the device says. */
+/* After the work queued: cudaFree waits for all of the device's; what a caller's allocator does
+ * with the memory is not known, so the wait comes before it. The memory goes whatever the device
+ * says. */
 fbn_status fbni_cuda_memory_give(fbni_cuda_context *c, void *pointer)
 {
     cudaError_t error;

@@ -2,10 +2,9 @@
  *
  * Folding a layer into the plain linear layer that equals it in inference, and serving.
  *
- * A prepared layer holds a copy of W and the features' alpha, c and shift: y = act(alpha (x W^T - c)
- * + shift) is one product, in the data's own type on the tensor cores, and one pass over y, which
- * the activation needs anyway. Folding alpha into W first would cost half types a wider product, and
- * gain nothing.
+ * A prepared layer holds a copy of W and the features' alpha, c and shift:
+ * y = act(alpha (x W^T - c) + shift) is one product, in the data's own type on tensor cores, and
+ * one pass over y. Folding alpha into W first would cost half types a wider product.
  */
 #include <string.h>
 

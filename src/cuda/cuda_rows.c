@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The tables of kernel rows: for each operation the ways to do it, fastest first, generic last, each
- * of which can refuse, with its reason. A new kernel is a new file and a new row.
+ * The tables of kernel rows: for each operation the ways to do it, fastest first, generic last,
+ * each of which can refuse, with its reason. A new kernel is a new file and a new row.
  */
 #include <stdio.h>
 #include <string.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * G = sum g and K = sum g (u - centre) over the rows of each chunk, column by column. The centre is c;
- * for frozen statistics, whose c may be far from the data, it is u of the first row.
+ * G = sum g and K = sum g (u - centre) over the rows of each chunk, column by column. The centre is
+ * c; for frozen statistics, whose c may be far from the data, it is u of the first row.
  *
  * Cut like the column moments (column_moments.cu): a block has a slab of columns and a chunk of row
- * groups, from the last to the first. A thread adds the 8 rows of a group, then the group to what it
- * has; at the end the block's threads of a column are added as a tree, in shared memory.
+ * groups, from the last to the first. A thread adds 4 rows, then their sum to what it has; at the
+ * end the block's threads of a column are added as a tree, in shared memory.
  */
 #include "gradients.cuh"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * g = dL/dv of some rows of a thread's columns, recomputed from dy and u; and the choice of a kernel
- * by dtype and activation.
+ * g = dL/dv of some rows of a thread's columns, recomputed from dy and u; and the choice of a
+ * kernel by dtype and activation.
  */
 #ifndef FBNI_CUDA_GRADIENTS_CUH
 #define FBNI_CUDA_GRADIENTS_CUH

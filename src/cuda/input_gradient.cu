@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * du = alpha (g + (du_u (u - c) + du_1)), with g recomputed from dy and u; frozen: du = alpha g (du_1 is
- * 0, or NaN where the saved buffer is another's).
+ * du = alpha (g + (du_u (u - c) + du_1)), with g recomputed from dy and u; frozen: du = alpha g
+ * (du_1 is 0, or NaN where the saved buffer is another's).
  *
  * du is stored as reals, or for the half types as a sum of parts of which each product with a bf16
  * or f16 number is exact on the tensor cores, since rounding du itself to a half type would cost

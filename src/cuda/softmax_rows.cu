@@ -8,9 +8,10 @@
  * registers   A block takes one row at a time, each thread 4 vectors of it; coefficients and the
  *             row lie in registers, and the next row is on its way while this one is reduced. u is
  *             read once.
- * online      A block takes 4 rows at a time, which share the loads of the coefficients. First pass:
- *             maximum and sum together (Milakov & Gimelshein 2018, "Online normalizer calculation
- *             for softmax"); second pass: u again, which is still in the L2 cache, and y.
+ * online      A block takes 4 rows at a time, which share the loads of the coefficients. First
+ *             pass: maximum and sum together (Milakov & Gimelshein 2018, "Online normalizer
+ *             calculation for softmax"); second pass: u again, which is still in the L2 cache,
+ *             and y.
  */
 #include "activations.cuh"
 

@@ -3,15 +3,16 @@
  * Training, one launch behind the product, for batches of up to 1024 rows: moments, features and y.
  *
  *              LANES vectors
- *             +---+---+--       A block owns a slab of columns, 2 or 4 vectors of 16 bytes wide, and
- *     row 0   |t0 |t1 | t2..    all rows of it: 64 threads below each other, each with every 64th
- *     row 1   |   |   |         row. A thread's vectors lie in shared memory that it alone uses, so
- *      ...    |   |   |         that the moments are taken in two passes, mean and then squares about
- *     row 63  |   |   |         it, while u is read once.
+ *             +---+---+--       A block owns a slab of columns, 2 or 4 vectors of 16 bytes wide,
+ *     row 0   |t0 |t1 | t2..    and all rows of it: 64 threads below each other, each with every
+ *     row 1   |   |   |         64th row. A thread's vectors lie in shared memory that it alone
+ *      ...    |   |   |         uses, so that the moments are taken in two passes, mean and then
+ *     row 63  |   |   |         squares about it, while u is read once.
  *     row 64  |t0 |t1 |
  *
- * A column's sums go over a thread's rows, then over the lanes of a warp that hold it, then over the
- * warps, always in the same order. The first LANES × COUNT threads do the algebra, one column each.
+ * A column's sums go over a thread's rows, then over the lanes of a warp that hold it, then over
+ * the warps, always in the same order. The first LANES × COUNT threads do the algebra, one column
+ * each.
  */
 #include "activations.cuh"
 #include "features.cuh"
@@ -116,7 +117,7 @@ __device__ void finish(const fbni_cuda_finish &a, const slab<R, LANES, WIDE> &u,
     }
 }
 
-/* The moments of a thread's columns: the sum of u - shift, and the sum of squares about its mean. */
+/* Of a thread's columns: the sum of u - shift, and the sum of squares about its mean. */
 template <typename V, int COUNT>
 struct moments {
     V sum[COUNT], squares[COUNT];
