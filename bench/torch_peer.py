@@ -335,6 +335,7 @@ def time_in_turns(runs, rounds):
 def compiled(module, layer):
     """The module through torch.compile, or None where that does not work."""
     try:
+        torch.compiler.reset()  # or the cases before count towards the limit of recompilations
         result = TorchLayer(torch.compile(module), layer.parameters, layer.x.detach(), layer.dy,
                             layer.operation)
         result()

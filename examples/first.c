@@ -21,19 +21,28 @@ static void check(fbn_status status)
     }
 }
 
-/* Memory of the context's backend, filled with a pattern of values from `low` to `high`. */
+static void *given[16]; /* memory of the context's backend, to go back at the end */
+static int given_count;
+
+static void *memory(fbn_context *context, size_t bytes)
+{
+    void **slot = &given[given_count++];
+    check(fbn_alloc(context, bytes, slot));
+    return *slot;
+}
+
+/* Memory filled with a pattern of values from `low` to `high`. */
 static float *values(fbn_context *context, size_t count, float low, float high)
 {
-    void *memory;
+    float *device = memory(context, count * sizeof(float));
     float *host = malloc(count * sizeof(float));
     if (!host)
         exit(EXIT_FAILURE);
     for (size_t i = 0; i < count; i++)
         host[i] = low + (high - low) * (float)(i * 7919 % 1009) / 1008;
-    check(fbn_alloc(context, count * sizeof(float), &memory));
-    check(fbn_upload(context, memory, host, count * sizeof(float)));
+    check(fbn_upload(context, device, host, count * sizeof(float)));
     free(host);
-    return memory;
+    return device;
 }
 
 int main(void)
@@ -66,7 +75,7 @@ int main(void)
     forward.x = values(context, N * I, -1, 1);
     forward.y = values(context, N * O, 0, 0);
     check(fbn_layer_saved_size(layer, N, &forward.saved_size));
-    check(fbn_alloc(context, forward.saved_size, &forward.saved));
+    forward.saved = memory(context, forward.saved_size);
     check(fbn_forward_train(layer, &params, &forward));
 
     fbn_backward_args backward;
@@ -90,7 +99,7 @@ int main(void)
     run.x = forward.x;
     run.y = forward.y;
     check(fbn_prepared_workspace_size(prepared, run.batch, &run.workspace_size));
-    check(fbn_alloc(context, run.workspace_size, &run.workspace));
+    run.workspace = memory(context, run.workspace_size);
     check(fbn_prepared_run(prepared, &run));
 
     float y[O];
@@ -98,9 +107,10 @@ int main(void)
     for (int o = 0; o < O; o++)
         printf("%.4f%s", (double)y[o], o < O - 1 ? " " : "\n");
 
-    /* every pointer that values() gave goes back with fbn_free; a process that ends may leave them */
     fbn_prepared_destroy(prepared);
     fbn_layer_destroy(layer);
+    while (given_count > 0)
+        check(fbn_free(context, given[--given_count]));
     fbn_context_destroy(context);
     return 0;
 }

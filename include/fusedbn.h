@@ -516,7 +516,7 @@ FBN_API fbn_status fbn_backward(fbn_layer *layer, const fbn_params *params,
  * Formula: with alpha = t gamma s r and r = 1 / sqrt(running_var + eps),
  *     weight = alpha W
  *     bias = t (beta + gamma r (s b - running_mean))
- * in double, rounded once (to a half type: from float).
+ * in double, rounded once.
  *
  * Arguments: params with the running statistics; weight [O,I], dtype, leading dimension ldw (0: I);
  * bias [O], param type.

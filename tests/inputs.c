@@ -118,6 +118,30 @@ static double *draw_parameter(const test_case *c, int64_t count, double centre, 
     return p;
 }
 
+/* The mean of z over the rows. */
+static double mean_of_z(const inputs *in, const test_case *c, int64_t j)
+{
+    double s = in->pre ? in->pre[c->pre_scale == FBN_SCALE_FEATURE ? j : 0] : 1, sum = 0;
+    for (int64_t n = 0; n < c->n; n++)
+        for (int64_t k = 0; k < c->i; k++)
+            sum += in->x[n * c->i + k] * in->w[j * c->i + k];
+    return s * (sum / (double)c->n + (in->bias ? in->bias[j] : 0));
+}
+
+/* About 0 and 1; where x is far from 0, as if learnt from such x: about the mean of z. */
+static void draw_running(inputs *in, const test_case *c, draws *d)
+{
+    bool learnt =
+        !c->training && c->n > 0 && (c->input == INPUT_OFFSET || c->input == INPUT_OFFSET_EXACT);
+    in->running_mean = values(c->o);
+    in->running_var = values(c->o);
+    for (int64_t j = 0; j < c->o; j++) {
+        double centre = learnt ? mean_of_z(in, c, j) : 0;
+        in->running_mean[j] = rounded(format_param(c->dtype), centre + draw_normal(d));
+        in->running_var[j] = rounded(format_param(c->dtype), draw_uniform(d, 0.5, 2));
+    }
+}
+
 void inputs_draw(inputs *in, const test_case *c, uint64_t seed)
 {
     char name[CASE_NAME_SIZE];
@@ -142,14 +166,8 @@ void inputs_draw(inputs *in, const test_case *c, uint64_t seed)
     in->gamma = c->gamma ? draw_parameter(c, c->o, 1, &d) : NULL;
     in->beta = c->beta ? draw_parameter(c, c->o, 0, &d) : NULL;
     in->running_mean = in->running_var = NULL;
-    if (c->running || !c->training) {
-        in->running_mean = values(c->o);
-        in->running_var = values(c->o);
-        for (int64_t j = 0; j < c->o; j++) {
-            in->running_mean[j] = rounded(format_param(c->dtype), draw_normal(&d));
-            in->running_var[j] = rounded(format_param(c->dtype), draw_uniform(&d, 0.5, 2));
-        }
-    }
+    if (c->running || !c->training)
+        draw_running(in, c, &d);
 }
 
 void inputs_free(inputs *in)

@@ -35,7 +35,7 @@ static void NAME(product)(int64_t rows, int64_t cols, int64_t depth, const REAL 
 static REAL *NAME(pack)(const double *narrow, const long double *wide, int64_t rows, int64_t cols,
                         bool transposed)
 {
-    REAL *packed = malloc((size_t)(rows * cols + 1) * sizeof *packed);
+    REAL *packed = calloc((size_t)(rows * cols + 1), sizeof *packed);
     if (!packed)
         abort();
     for (int64_t r = 0; r < rows; r++)

@@ -123,9 +123,12 @@ static reference *create(const test_case *c, uint64_t seed, reference_depth dept
     return r;
 }
 
-static void destroy(reference *r)
+/* The last reference, kept for the next case; it holds itself. */
+static reference *last;
+
+void reference_release(reference *r)
 {
-    if (!r)
+    if (!r || --r->holders > 0)
         return;
     trace_destroy(r->exact);
     free_condition(r->condition);
@@ -133,16 +136,18 @@ static void destroy(reference *r)
     free(r);
 }
 
-const reference *reference_get(const test_case *c, uint64_t seed, reference_depth depth)
+reference *reference_get(const test_case *c, uint64_t seed, reference_depth depth)
 {
-    static reference *last;
     char name[CASE_NAME_SIZE], last_name[CASE_NAME_SIZE];
-    if (last && last->seed == seed && last->depth == depth &&
-        strcmp(case_numbers_name(c, name, sizeof name),
-               case_numbers_name(&last->c, last_name, sizeof last_name)) == 0)
-        return last;
-    destroy(last);
-    last = create(c, seed, depth);
+    bool again = last && last->seed == seed && last->depth == depth &&
+                 strcmp(case_numbers_name(c, name, sizeof name),
+                        case_numbers_name(&last->c, last_name, sizeof last_name)) == 0;
+    if (!again) {
+        reference_release(last);
+        last = create(c, seed, depth);
+        last->holders = 1;
+    }
+    last->holders++;
     return last;
 }
 

@@ -32,13 +32,14 @@ typedef struct reference {
     trace *exact;
     double *condition[OUTPUTS]; /* as many entries as exact->out */
     double factor[OUTPUTS];
+    int holders;
 } reference;
 
 /* Draws the case's numbers and computes what they give. With relu and UP_TO_BACKWARD, dy is 0 where
- * rounding decides on which side of the kink v lies. The reference is the module's; it lives until
- * the next call with other numbers, and is then the same for cases that differ in the kernel row
- * alone. */
-const reference *reference_get(const test_case *c, uint64_t seed, reference_depth depth);
+ * rounding decides on which side of the kink v lies. Cases that differ in the kernel row alone and
+ * follow one another get the same one. reference_release() gives it up. */
+reference *reference_get(const test_case *c, uint64_t seed, reference_depth depth);
+void reference_release(reference *r);
 
 /* Compares `got` [size] of storage type `type` with output k. added: what the library added it to
  * (FBN_ACCUMULATE), or NULL. Returns true when all are near enough; else false with the worst

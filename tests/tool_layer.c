@@ -8,6 +8,7 @@
 #include "convert.h"
 #include "tool_harness.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,8 +143,23 @@ void compute_expected(const struct layer *layer, const struct chain_name *chain,
     }
 }
 
+double layer_slack(enum dtype param_dtype)
+{
+    return 8 * 64 * (param_dtype == DT_F64 ? DBL_EPSILON : FLT_EPSILON) / 2;
+}
+
+static double last_place(double value, enum dtype dtype)
+{
+    double epsilon = dtype == DT_F64    ? DBL_EPSILON
+                     : dtype == DT_F32  ? FLT_EPSILON
+                     : dtype == DT_BF16 ? 0x1p-7
+                                        : 0x1p-10;
+
+    return fabs(value) * epsilon;
+}
+
 void check_values(const struct tensor *tensor, enum dtype dtype, size_t ndim, const int64_t *shape,
-                  const double *expected, enum dtype via)
+                  const double *expected, enum dtype via, enum dtype param_dtype)
 {
     size_t n;
 
@@ -155,14 +171,17 @@ void check_values(const struct tensor *tensor, enum dtype dtype, size_t ndim, co
     }
     n = tensor->nbytes / (dtype_bits(dtype) / 8);
     for (size_t i = 0; i < n; i++) {
-        double found, wanted;
+        double found, back;
         uint64_t rounded = 0;
 
         convert_elements(tensor->data + i * (dtype_bits(dtype) / 8), dtype, &found, DT_F64, 1);
-        convert_elements(&expected[i], DT_F64, &rounded, via, 1);
-        convert_elements(&rounded, via, &wanted, DT_F64, 1);
-        ck_assert_msg(found == wanted, "%s[%zu] is %.17g, not %.17g",
-                      tensor->name != NULL ? tensor->name : "y", i, found, wanted);
+        convert_elements(&found, DT_F64, &rounded, via, 1);
+        convert_elements(&rounded, via, &back, DT_F64, 1);
+        ck_assert_msg(back == found, "%.17g was not rounded to %s", found, dtype_name(via));
+        ck_assert_msg(fabs(found - expected[i]) <=
+                          last_place(expected[i], via) + layer_slack(param_dtype),
+                      "%s[%zu] is %.17g, not %.17g", tensor->name != NULL ? tensor->name : "y", i,
+                      found, expected[i]);
     }
 }
 

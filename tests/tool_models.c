@@ -13,7 +13,8 @@ static const int64_t y_shape[] = {ROWS, FEATURES}, feature_shape[] = {FEATURES};
 /* ---- the saved model */
 
 /* Checks M2 against M: statistics moved by half (or a quarter), the count by one, no more. */
-static void check_saved(const struct layer *layer, const struct chain_name *chain, bool quarter)
+static void check_saved(const struct layer *layer, const struct chain_name *chain, bool quarter,
+                        enum dtype param_dtype)
 {
     static const char *const kept[] = {"gemm.weight", "gemm.bias",   "scale",       "bn.weight",
                                        "bn.bias",     "other.codes", "other.halves"};
@@ -35,9 +36,9 @@ static void check_saved(const struct layer *layer, const struct chain_name *chai
         check_unchanged(&before, &after, kept[i]);
     }
     check_values(tensor_set_find(&after, "bn.running_mean"), layer->param_dtype, 1, feature_shape,
-                 e.mean, layer->param_dtype);
+                 e.mean, layer->param_dtype, param_dtype);
     check_values(tensor_set_find(&after, "bn.running_var"), layer->param_dtype, 1, feature_shape,
-                 e.var, layer->param_dtype);
+                 e.var, layer->param_dtype, param_dtype);
     {
         const struct tensor *t = tensor_set_find(&after, "bn.num_batches_tracked");
         int64_t found;
@@ -87,7 +88,10 @@ START_TEST(statistics_are_saved_and_all_else_kept)
                 " --save-model M2.safetensors --eps 0%s",
                 chains[saved_cases[_i].chain].name, saved_cases[_i].more);
     check_silent(&outcome);
-    check_saved(&layer, &chains[saved_cases[_i].chain], saved_cases[_i].quarter);
+    check_saved(&layer, &chains[saved_cases[_i].chain], saved_cases[_i].quarter,
+                layer.weight_dtype == DT_F64 || strstr(saved_cases[_i].more, "f64") != NULL
+                    ? DT_F64
+                    : DT_F32);
     after = read_file("M.safetensors", &after_size);
     ck_assert(before_size == after_size && memcmp(before, after, after_size) == 0);
     free(before);
@@ -113,10 +117,10 @@ START_TEST(files_are_replaced_in_place)
                           "x.safetensors --output x.safetensors --save-model M2.safetensors "
                           "--eps 0 --momentum 0.5");
     check_silent(&outcome);
-    check_saved(&full_layer, &chains[0], false);
+    check_saved(&full_layer, &chains[0], false, DT_F32);
     compute_expected(&full_layer, &chains[0], true, &e);
     read_set("x.safetensors", &set);
-    check_values(tensor_set_find(&set, "y"), DT_F32, 2, y_shape, e.v[0], DT_F32);
+    check_values(tensor_set_find(&set, "y"), DT_F32, 2, y_shape, e.v[0], DT_F32, DT_F32);
     tensor_set_free(&set);
     ck_assert_str_eq(list_directory().text, "M2.safetensors x.safetensors");
 }

@@ -94,11 +94,11 @@ static void check_output(const struct run_case *c)
     ck_assert_uint_eq(output.count, 1);
     ck_assert(npy || strcmp(output.tensors[0].name, "y") == 0);
     check_values(&output.tensors[0], npy && c->dtype == DT_BF16 ? DT_F32 : c->dtype, 2, y_shape,
-                 e.v[0], c->dtype);
+                 e.v[0], c->dtype, c->dtype == DT_F64 ? DT_F64 : DT_F32);
     tensor_set_free(&output);
 }
 
-START_TEST(results_are_exact)
+START_TEST(results_are_right)
 {
     struct run_case c = make_case(_i);
     struct outcome outcome;
@@ -153,8 +153,8 @@ static const struct {
     {0, "silu", "silu"},       {1, "log_softmax", "log_softmax"},
 };
 
-/* v is exact, so what is left is the activation's own error and the rounding of y: a few units in
- * the last place of y, or, where the formula subtracts, of its terms, which are at most |v|max. */
+/* Beyond v's slack there is the activation's own error and the rounding of y: a few units in the
+ * last place of y, or, where the formula subtracts, of its terms. No slope exceeds GELU's 1.13. */
 START_TEST(activations_are_applied)
 {
     const char *option = activation_cases[_i].option, *name = activation_cases[_i].name;
@@ -184,7 +184,7 @@ START_TEST(activations_are_applied)
 
             memcpy(&found, set.tensors[0].data + (n * FEATURES + o) * 4, 4);
             ck_assert_msg(fabs(found - wanted) <=
-                              8 * FLT_EPSILON * (fabs(wanted) + terms) + FLT_MIN,
+                              8 * FLT_EPSILON * (fabs(wanted) + terms) + 1.13 * layer_slack(DT_F32),
                           "%s of row %d, feature %d is %.9g, not %.9g", name, n, o, found, wanted);
         }
     }
@@ -223,7 +223,7 @@ START_TEST(a_vector_is_one_row)
     check_silent(&outcome);
     compute_expected(&full_layer, &chains[0], false, &e);
     read_set("y.npy", &set);
-    check_values(&set.tensors[0], DT_F32, 1, feature_shape, e.v[1], DT_F32);
+    check_values(&set.tensors[0], DT_F32, 1, feature_shape, e.v[1], DT_F32, DT_F32);
     tensor_set_free(&set);
 }
 END_TEST
@@ -239,7 +239,7 @@ START_TEST(no_rows_give_no_rows)
     run_rows(&outcome, modes[_i], 0, 0);
     check_silent(&outcome);
     read_set("y.npy", &set);
-    check_values(&set.tensors[0], DT_F32, 2, empty, &none, DT_F32);
+    check_values(&set.tensors[0], DT_F32, 2, empty, &none, DT_F32, DT_F32);
     tensor_set_free(&set);
     if (_i == 1) { /* a batch of nothing is no batch: nothing is updated or counted */
         make_model(&full_layer, &set);
@@ -270,7 +270,7 @@ Suite *run_suite(void)
 
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, make_directory, remove_directory);
-    tcase_add_loop_test(tcase, results_are_exact, 0, RUN_CASES);
+    tcase_add_loop_test(tcase, results_are_right, 0, RUN_CASES);
     tcase_add_loop_test(tcase, activations_are_applied, 0, COUNT(activation_cases));
     tcase_add_test(tcase, a_vector_is_one_row);
     tcase_add_loop_test(tcase, no_rows_give_no_rows, 0, 2);

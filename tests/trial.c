@@ -214,6 +214,7 @@ void trial_destroy(trial *t)
     fbn_layer_destroy(t->layer);
     for (int k = 0; k < ARGS; k++)
         array_destroy(&t->a[k]);
+    reference_release(t->expected);
 }
 
 fbn_status trial_forward(trial *t)

@@ -40,7 +40,7 @@ extern const char *const argument_names[ARGS];
 
 typedef struct trial {
     test_case c;
-    const reference *expected; /* until the next trial with other numbers */
+    reference *expected;
     fbn_context *context;
     fbn_layer *layer;
     array a[ARGS]; /* without memory where the case has none */

@@ -15,6 +15,8 @@
 
 #include "cpu_internal.h"
 
+enum { CENTRE_ROWS = 8 };
+
 typedef struct backward_job {
     const fbni_cpu_layer *layer;
     const fbn_params *params;
@@ -54,6 +56,26 @@ static fbni_norm norm_of(const backward_job *job, int64_t feature)
     return n;
 }
 
+/* What K = sum g (u - centre) is taken about, O reals: the c of the forward, but for frozen
+ * statistics an array behind the blocks' sums. */
+static void *centre_of(const backward_job *job)
+{
+    return job->frozen ? partial_of(job, job->plan.row_blocks, 0, 0) : job->affine.c;
+}
+
+/* The mean of a few rows: frozen statistics may have their c far from the data. */
+static void choose_centre(const backward_job *job, const fbni_cpu_chunk *chunk)
+{
+    const int64_t O = job->layer->desc.out_features, rows = fbni_min(CENTRE_ROWS, job->args->batch);
+    double centre[FBNI_CHUNK] = {0}, u[FBNI_CHUNK];
+    for (int64_t row = 0; row < rows; row++) {
+        fbni_cpu_reals_load(u, job->u, row * O + chunk->first, chunk->count, job->single);
+        for (int i = 0; i < chunk->count; i++)
+            centre[i] += u[i] / (double)rows;
+    }
+    fbni_cpu_reals_store(centre_of(job), centre, chunk->first, chunk->count, job->single);
+}
+
 /* alpha, c, shift as the forward had them. */
 static void affine_task(void *argument, int64_t item, int thread)
 {
@@ -67,18 +89,13 @@ static void affine_task(void *argument, int64_t item, int thread)
     for (int i = 0; i < chunk.count; i++)
         norm[i] = norm_of(job, chunk.first + i);
     fbni_cpu_chunk_affine(&chunk, norm, job->single, &job->affine);
+    if (job->frozen)
+        choose_centre(job, &chunk);
 }
 
 static fbni_cpu_tile block_of(const backward_job *job, int64_t item)
 {
     return fbni_cpu_tile_of(&job->plan, item, job->args->batch, job->layer->desc.out_features);
-}
-
-/* What K = sum g (u - centre) is taken about: the mean, or for frozen statistics the first row,
- * since the forward's c may be far from the data. */
-static const void *centre_of(const backward_job *job)
-{
-    return job->frozen ? job->u : job->affine.c;
 }
 
 static void sums_task(void *argument, int64_t item, int thread)

@@ -33,7 +33,7 @@ typedef struct fbni_cpu_kernels {
     void (*store[FBNI_DTYPES])(int64_t n, const void *real, void *dst);
 
     /* Column moments of the block u, for columns j:
-     *   shift[j] = the median of the first, middle and last row's u[i][j]
+     *   shift[j] = the median of the means of a few first, middle and last rows
      *   dev[j]   = mean over rows of u[i][j] - shift[j]
      *   m2[j]    = sum over rows of (u[i][j] - shift[j] - dev[j])^2
      * The mean is shift + dev: it is kept in two parts so that a column whose values are all equal

@@ -3,6 +3,8 @@
  * Inference from a layer's parameters taken once: folded into a plain linear layer, or prepared for
  * serving.
  */
+#include <string.h>
+
 #include "cpu_internal.h"
 
 typedef struct fold_job {
@@ -15,12 +17,28 @@ typedef struct fold_job {
 
 enum { FOLD_RUN = 512 }; /* elements converted at a time */
 
-/* One row of the folded weight: alpha W in double, rounded once (to a half type: from float). */
+/* The float next to value from which a half type rounds as it would from value itself: where the
+ * float is not exact, the one of its two neighbours with an odd last bit. (Boldo & Melquiond 2008,
+ * "Emulation of a FMA and correctly rounded sums", prove it for rounding to odd.) */
+static float round_to_odd(double value)
+{
+    float f = (float)value;
+    uint32_t bits;
+    if ((double)f == value || !isfinite(f))
+        return f;
+    memcpy(&bits, &f, sizeof bits);
+    if (!(bits & 1))
+        bits += fabs((double)f) < fabs(value) ? 1 : -1u;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* One row of the folded weight: alpha W in double, rounded once. */
 static void fold_row(const fold_job *job, int64_t o, double alpha)
 {
     const fbn_layer_desc *desc = &job->layer->desc;
     const fbni_cpu_kernels *k = job->layer->kernels;
-    const bool single = fbni_is_single(desc->dtype);
+    const bool single = fbni_is_single(desc->dtype), half = fbni_is_half(desc->dtype);
     const size_t size = fbni_dtype_size(desc->dtype);
     double reals[FOLD_RUN]; /* floats or doubles */
     double folded[FOLD_RUN];
@@ -31,7 +49,7 @@ static void fold_row(const fold_job *job, int64_t o, double alpha)
             count, fbni_at_const(job->params->weight, o, job->params->ldw, i, size), reals);
         fbni_cpu_reals_load(folded, reals, 0, count, single);
         for (int q = 0; q < count; q++)
-            folded[q] *= alpha;
+            folded[q] = half ? (double)round_to_odd(folded[q] * alpha) : folded[q] * alpha;
         fbni_cpu_reals_store(reals, folded, 0, count, single);
         k->store[desc->dtype](count, reals, fbni_at(job->weight, o, job->ldw, i, size));
     }

@@ -115,19 +115,40 @@ static FBNI_INLINE void X(moments_group)(int rows, int64_t before, int64_t cols,
         X(moments_cell)(rows, (int)(cols - j), with, u + j, ldu, shift + j, dev + j, m2 + j);
 }
 
-/* The median of the first, middle and last row: near the mean even if one of them is an outlier,
- * and a value of the column, so that equal values leave nothing. */
-static FBNI_INLINE void X(moments_shift)(int64_t rows, int64_t cols, const real *u, int64_t ldu,
-                                         real *shift)
+static FBNI_INLINE vreal X(group_mean)(int rows, int n, const real *u, int64_t ldu)
 {
-    const real *middle = u + rows / 2 * ldu, *last = u + (rows - 1) * ldu;
+    vreal first = X(load)(u, n), sum = {0};
+    FBNI_UNROLL
+    for (int i = 1; i < rows; i++)
+        sum += X(load)(u + i * ldu, n) - first;
+    return X(fma)(sum, X(splat)((real)1 / (real)rows), first);
+}
+
+/* Near the mean, so that little is left to sum and to round; and equal values leave nothing. A
+ * group with an outlier is not the median of three. */
+static FBNI_INLINE void X(shift_of_groups)(int group, int64_t rows, int64_t cols, const real *u,
+                                           int64_t ldu, real *shift)
+{
+    const real *middle = u + (rows - group) / 2 * ldu, *last = u + (rows - group) * ldu;
     for (int64_t j = 0; j < cols; j += VLEN) {
         const int n = cols - j < VLEN ? (int)(cols - j) : VLEN;
-        vreal a = X(load)(u + j, n), b = X(load)(middle + j, n), c = X(load)(last + j, n);
+        vreal a = X(group_mean)(group, n, u + j, ldu), b = X(group_mean)(group, n, middle + j, ldu);
+        vreal c = X(group_mean)(group, n, last + j, ldu);
         vreal low = X(select)(b < a, b, a), high = X(select)(b < a, a, b);
         vreal rest = X(select)(c < high, c, high);
         X(store)(shift + j, X(select)(rest < low, low, rest), n);
     }
+}
+
+static FBNI_INLINE void X(moments_shift)(int64_t rows, int64_t cols, const real *u, int64_t ldu,
+                                         real *shift)
+{
+    if (rows >= 12)
+        X(shift_of_groups)(4, rows, cols, u, ldu, shift);
+    else if (rows >= 6)
+        X(shift_of_groups)(2, rows, cols, u, ldu, shift);
+    else
+        X(shift_of_groups)(1, rows, cols, u, ldu, shift);
 }
 
 static void X(moments)(int64_t rows, int64_t cols, const void *u_, int64_t ldu, void *shift,

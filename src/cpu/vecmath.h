@@ -17,7 +17,7 @@
 #define LN2_HIGH 0x1.63p-1F /* 9 bits, so that n * LN2_HIGH is exact */
 #define LN2_LOW (-0x1.bd0106p-13F)
 #define EXP_MIN (-104.0F) /* exp rounds to 0 up to here */
-#define GELU_END 14.5F    /* t Phi(-t) rounds to 0 from here on */
+#define GELU_END 14.75F   /* t phi(t) and t Phi(-t) round to 0 from here on */
 #define SILU_END 110.0F   /* t exp(-t) rounds to 0 from here on */
 #define SCALE_SPLIT 64    /* 2^n = 2^(n + 64) * 2^-64, n >= -160 */
 #define SCALE_REST 0x1p-64F
