@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RED_ZONE = 128, POISON = 0xff };
+enum { RED_ZONE = 256, POISON = 0xff }; /* a multiple of every alignment asked for */
 
 static void ok(fbn_status status, const char *what)
 {

@@ -91,6 +91,8 @@
     ROW(infer_batch_9, INFER, FBN_ERR_BATCH_TOO_LARGE, "is 9", "8", infer.batch = 9)               \
     ROW(infer_y_is_mean, INFER, FBN_ERR_OVERLAP, "y", "running_mean",                              \
         infer.y = infer_with.running_mean)                                                         \
+    ROW(infer_y_is_workspace, INFER, FBN_ERR_OVERLAP, "y", "workspace",                            \
+        (s->layer = s->inferred.layer, infer.y = s->inferred.workspace.data))                      \
     ROW(infer_y_is_x, INFER, FBN_ERR_OVERLAP, "y", "x", infer.y = s->inferred.a[ARG_X].data)
 
 #define ROWS_OF_BACKWARD                                                                           \

@@ -43,7 +43,8 @@ typedef struct trial {
     reference *expected;
     fbn_context *context;
     fbn_layer *layer;
-    array a[ARGS]; /* without memory where the case has none */
+    array a[ARGS];   /* without memory where the case has none */
+    array workspace; /* padded cases: the caller's, full of 0xff at every reset */
     fbn_params params;
     fbn_forward_args forward;
     fbn_backward_args backward;
