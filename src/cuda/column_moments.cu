@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Column moments of u [N,O]: (count, sum, M2) of each chunk of rows, about one of its values.
+ * Column moments of u [N,O]: (count, sum, M2) of each chunk of rows, about a value near its mean.
  *
- *     shift = the median of u in the chunk's first, middle and last row
+ *     shift = the median of the means of a few of the chunk's first, middle and last rows
  *     sum   = sum of u - shift
  *     m2    = sum of (u - shift - sum/n)^2
  *
@@ -97,12 +97,16 @@ __device__ void merge_threads(moments<R> &m, int lanes)
     }
 }
 
-/* Row `part` / 2 of the way through a group: its first, middle or last. */
-__device__ int64_t row_in(const fbni_cuda_chunks &chunks, int64_t group, int part)
+__device__ int64_t rows_in(const fbni_cuda_chunks &chunks, int64_t group)
 {
-    const int64_t first = group * chunks.group_rows, left = chunks.rows - first;
-    const int64_t rows = left < chunks.group_rows ? left : chunks.group_rows;
-    return first + (part == 0 ? 0 : part == 1 ? rows / 2 : rows - 1);
+    const int64_t left = chunks.rows - group * chunks.group_rows;
+    return left < chunks.group_rows ? left : chunks.group_rows;
+}
+
+/* Where `few` rows of a group begin: its first, middle or last ones. */
+__device__ int64_t row_in(const fbni_cuda_chunks &chunks, int64_t group, int part, int few)
+{
+    return group * chunks.group_rows + part * (rows_in(chunks, group) - few) / 2;
 }
 
 template <typename R, bool WIDE>
@@ -114,13 +118,14 @@ __global__ void __launch_bounds__(BLOCK, sizeof(R) == sizeof(double) ? 2 : FBNI_
     const int step = BLOCK / chunks.lanes; /* between a thread's rows of a group */
     const columns<R, WIDE> cols(blockIdx.x, lane, chunks.lanes, O);
     int64_t group = chunks.groups - 1 - (int64_t)blockIdx.y;
-    const int64_t more = group / chunks.chunks; /* groups after this one */
+    const int64_t more = group / chunks.chunks;     /* groups after this one */
+    const int few = few_of(rows_in(chunks, group)); /* only the last group may be short */
     R shift[COUNT];
     moments<R> m = {};
 
-    load_median(shift, cols, u + row_in(chunks, group, 0) * ldu,
-                u + row_in(chunks, group - more / 2 * chunks.chunks, 1) * ldu,
-                u + row_in(chunks, group - more * chunks.chunks, 2) * ldu);
+    load_shift(shift, cols, u + row_in(chunks, group, 0, few) * ldu,
+               u + row_in(chunks, group - more / 2 * chunks.chunks, 1, few) * ldu,
+               u + row_in(chunks, group - more * chunks.chunks, 2, few) * ldu, ldu, few);
     for (; group >= 0; group -= chunks.chunks) {
         int64_t row = group * chunks.group_rows + first;
         if ((group + 1) * chunks.group_rows <= chunks.rows) {

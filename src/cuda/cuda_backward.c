@@ -3,7 +3,7 @@
  * The backward pass, through the batch's statistics or with frozen ones: which of the two only the
  * saved buffer knows, and only the device reads it.
  *
- *   affine:    alpha, c, shift as the forward had them
+ *   restore:   alpha, c, shift as the forward had them, and the centre of the sums
  *   dots:      softmax and log_softmax: the rows' sums
  *   sums:      G = sum g, K = sum g (u - centre) of each chunk of rows
  *   features:  merged; algebra.h; the parameters' gradients and the slopes of du
@@ -23,6 +23,7 @@ typedef struct backward_job {
     int64_t N, I, O;
     bool accumulate, accumulate_dx;
     const double *norm;
+    void *centre;
     fbni_cuda_gradient gradient;
     fbni_cuda_feature_gradients features;
     fbni_cuda_input_gradient input;
@@ -38,8 +39,17 @@ static fbn_status run_features(const backward_job *job)
     const fbni_cuda_chunks chunks =
         fbni_cuda_chunks_of((int64_t)queue->processors * FBNI_CUDA_GRADIENT_BLOCKS, job->N, job->O,
                             fbni_real_size(dtype));
-    cudaError_t error = fbni_cuda_features_affine(queue, is_double, &job->features.params, job->O,
-                                                  job->norm, &job->gradient.affine);
+    const fbni_cuda_restored restored = {
+        .params = job->features.params,
+        .N = job->N,
+        .O = job->O,
+        .saved = job->features.saved,
+        .norm = job->norm,
+        .u = job->gradient.u,
+        .affine = job->gradient.affine,
+        .centre = job->centre,
+    };
+    cudaError_t error = fbni_cuda_features_restore(queue, is_double, &restored);
 
     if (error == cudaSuccess && fbni_is_rowwise(job->gradient.activation))
         error = fbni_cuda_softmax_dots(queue, &job->gradient);
@@ -277,7 +287,6 @@ static void point_at_saved(backward_job *job)
     job->gradient.lse = saved + s.lse;
     job->features.norm = job->norm;
     job->features.saved = (const fbni_cuda_saved *)(const void *)saved;
-    job->features.u = saved + s.u;
     job->gradient.saved = job->features.saved;
 }
 
@@ -294,6 +303,9 @@ static void set_gradient(backward_job *job, const fbni_cuda_workspace *w)
     job->gradient.dy = job->args->dy;
     job->gradient.lddy = job->args->lddy;
     job->gradient.dots = workspace + w->dots;
+    job->gradient.centre = workspace + w->centre;
+    job->centre = workspace + w->centre;
+    job->features.centre = workspace + w->centre;
     fbni_vectors(workspace + w->affine, job->O, fbni_real_size(desc->dtype), &affine->alpha,
                  &affine->c, &affine->shift);
     job->input.du = workspace + w->matrix;

@@ -100,6 +100,7 @@ typedef struct fbni_cuda_layer {
 /* Where things lie in the workspace, in bytes. */
 typedef struct fbni_cuda_workspace {
     size_t affine;   /* alpha, c, shift: 3 × O reals */
+    size_t centre;   /* O reals */
     size_t slopes;   /* du_u, du_1: 2 × O reals */
     size_t sums;     /* 2 × O doubles: gradients of scalar scales; alpha when folding */
     size_t partials; /* of the chunks of column sums */

@@ -128,7 +128,7 @@ typedef struct fbni_cuda_features {
 
 /* column_moments.cu -- of u [N,O]: for each chunk q and column, three reals in
  * partials[(q 3 + part) O + column]:
- *     part 0  shift = the median of u in the chunk's first, middle and last row
+ *     part 0  shift = the median of the means of a few of the chunk's first, middle and last rows
  *     part 1  sum   = sum over the chunk's rows of u - shift
  *     part 2  m2    = sum over them of (u - shift - sum / rows)^2 */
 cudaError_t fbni_cuda_column_moments(const fbni_cuda_queue *queue, int is_double, int64_t O,
@@ -145,10 +145,20 @@ cudaError_t fbni_cuda_count_batch(const fbni_cuda_queue *queue, int64_t *count);
 /* Frozen statistics: running_mean and running_var are read. */
 cudaError_t fbni_cuda_features_frozen(const fbni_cuda_queue *queue, int is_double,
                                       const fbni_cuda_features *features);
-/* alpha, c and shift once more, from a saved norm. */
-cudaError_t fbni_cuda_features_affine(const fbni_cuda_queue *queue, int is_double,
-                                      const fbni_cuda_params *params, int64_t O, const double *norm,
-                                      const fbni_cuda_affine *affine);
+/* For the backward: alpha, c and shift once more, from a saved norm, and the centre about which K
+ * is summed: c, but for frozen statistics, whose c may be far from the data, the mean of a few
+ * rows. */
+typedef struct fbni_cuda_restored {
+    fbni_cuda_params params;
+    int64_t N, O;
+    const fbni_cuda_saved *saved;
+    const double *norm;
+    const void *u; /* leading dimension O */
+    fbni_cuda_affine affine;
+    void *centre;
+} fbni_cuda_restored;
+cudaError_t fbni_cuda_features_restore(const fbni_cuda_queue *queue, int is_double,
+                                       const fbni_cuda_restored *restored);
 
 /* ---- forward ---- */
 
@@ -201,6 +211,7 @@ typedef struct fbni_cuda_gradient {
     int64_t lddy;
     const void *lse;
     void *dots;
+    const void *centre; /* O reals, aligned to 16 bytes */
     const fbni_cuda_saved *saved;
 } fbni_cuda_gradient;
 
@@ -209,8 +220,7 @@ cudaError_t fbni_cuda_softmax_dots(const fbni_cuda_queue *queue,
                                    const fbni_cuda_gradient *gradient);
 
 /* gradient_sums.cu -- two reals for each chunk q and column in partials[(q 2 + part) O + column]:
- * part 0: sum of g, part 1: sum of g (u - centre), where the centre is c, but for frozen statistics
- * u of the first row: c may be far from the data there. */
+ * part 0: sum of g, part 1: sum of g (u - centre). */
 cudaError_t fbni_cuda_gradient_sums(const fbni_cuda_queue *queue,
                                     const fbni_cuda_gradient *gradient,
                                     const fbni_cuda_chunks *chunks, void *partials);
@@ -230,7 +240,7 @@ typedef struct fbni_cuda_feature_gradients {
     const fbni_cuda_saved *saved;
     uint64_t layer_id;
     const double *norm;
-    const void *u; /* the first row */
+    const void *centre;
     int accumulate;
     void *bias, *pre_scale, *post_scale, *gamma, *beta;
     fbni_cuda_slopes slopes; /* written */
@@ -270,7 +280,7 @@ cudaError_t fbni_cuda_from_float(const fbni_cuda_queue *queue, fbn_dtype dtype, 
                                  int64_t ldto, int accumulate);
 
 /* fold.cu -- weight = alpha W [O,I] and bias = t (beta + gamma r (s b - running_mean)), in double,
- * rounded once (to a half type: from float). alpha: O doubles of workspace. */
+ * rounded once. alpha: O doubles of workspace. */
 typedef struct fbni_cuda_fold {
     fbn_dtype dtype;
     fbni_cuda_params params;

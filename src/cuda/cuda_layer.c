@@ -49,6 +49,7 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     fbni_cuda_workspace w = {0};
 
     w.affine = fbni_place(&w.total, 3 * fbni_align(O * real));
+    w.centre = fbni_place(&w.total, O * real);
     w.slopes = fbni_place(&w.total, 2 * fbni_align(O * real));
     w.sums = fbni_place(&w.total, 2 * O * sizeof(double));
     w.partials = fbni_place(&w.total, partials_size(context, desc));

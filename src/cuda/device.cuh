@@ -187,8 +187,6 @@ struct affine_of {
     }
 };
 
-/* The median of three values of a column: near the mean even if one of them is an outlier, and a
- * value of the column, so that equal values leave nothing when it is subtracted. */
 template <typename R>
 __device__ inline R median(R a, R b, R c)
 {
@@ -196,15 +194,43 @@ __device__ inline R median(R a, R b, R c)
     return rest < low ? low : rest;
 }
 
+/* How many rows each of the three means of load_shift takes, of so many in all. */
+__device__ inline int few_of(int64_t rows)
+{
+    return rows >= 12 ? 4 : rows >= 6 ? 2 : 1;
+}
+
 template <typename R, bool WIDE>
-__device__ inline void load_median(R (&out)[16 / sizeof(R)], const columns<R, WIDE> &cols,
-                                   const R *first, const R *middle, const R *last)
+__device__ inline void load_mean(R (&out)[16 / sizeof(R)], const columns<R, WIDE> &cols,
+                                 const R *row, int64_t ld, int few)
+{
+    constexpr int COUNT = 16 / (int)sizeof(R);
+    R sum[COUNT] = {}, next[COUNT];
+    cols.load(out, row);
+    for (int i = 1; i < few; i++) {
+        cols.load(next, row + i * ld);
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+            sum[k] += next[k] - out[k];
+    }
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+        out[k] = fma(sum[k], (R)1 / (R)few, out[k]);
+}
+
+/* What is subtracted before the moments are summed: the median of the means of a few first, middle
+ * and last rows. Near the mean, so that little is left to sum and to round; and equal values leave
+ * nothing. A group with an outlier is not the median of three. */
+template <typename R, bool WIDE>
+__device__ inline void load_shift(R (&out)[16 / sizeof(R)], const columns<R, WIDE> &cols,
+                                  const R *first, const R *middle, const R *last, int64_t ld,
+                                  int few)
 {
     constexpr int COUNT = 16 / (int)sizeof(R);
     R b[COUNT], c[COUNT];
-    cols.load(out, first);
-    cols.load(b, middle);
-    cols.load(c, last);
+    load_mean(out, cols, first, ld, few);
+    load_mean(b, cols, middle, ld, few);
+    load_mean(c, cols, last, ld, few);
 #pragma unroll
     for (int k = 0; k < COUNT; k++)
         out[k] = median(out[k], b[k], c[k]);

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(FEATURES *FEATURE_LANES)
         if (is_foreign(a))
             G = K = not_a_number<double>();
         if (frozen)
-            norm = fbni_norm_about(f, norm, (double)((const R *)a.u)[j]);
+            norm = fbni_norm_about(f, norm, (double)((const R *)a.centre)[j]);
         fbni_feature_grads d =
             fbni_feature_grads_of(f, norm, G, K, a.eps, frozen ? 0 : a.batch, IS_SINGLE<R>);
         if (is_foreign(a))

@@ -106,15 +106,22 @@ __global__ void features_frozen(fbni_cuda_features a)
         once(a, true);
 }
 
+constexpr int CENTRE_ROWS = 8;
+
 template <typename R>
-__global__ void features_affine(fbni_cuda_params params, int64_t O, const double *norm,
-                                fbni_cuda_affine affine)
+__global__ void features_restore(fbni_cuda_restored a)
 {
     const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (j < O)
-        store_affine<R>(
-            affine, j,
-            fbni_affine_of(feature_of<R>(params, j), load_norm(norm, O, j), IS_SINGLE<R>));
+    if (j >= a.O)
+        return;
+    const fbni_affine affine =
+        fbni_affine_of(feature_of<R>(a.params, j), load_norm(a.norm, a.O, j), IS_SINGLE<R>);
+    const int rows = a.N < CENTRE_ROWS ? (int)a.N : CENTRE_ROWS;
+    double mean = 0;
+    for (int i = 0; a.saved->frozen && i < rows; i++)
+        mean += (double)((const R *)a.u)[i * a.O + j] / rows;
+    store_affine<R>(a.affine, j, affine);
+    ((R *)a.centre)[j] = a.saved->frozen ? (R)mean : (R)affine.c;
 }
 
 __global__ void count_batch(int64_t *count)
@@ -150,11 +157,9 @@ cudaError_t fbni_cuda_features_frozen(const fbni_cuda_queue *queue, int is_doubl
                   (unsigned)ceil_div(features->O, THREADS), THREADS, queue->stream, *features);
 }
 
-cudaError_t fbni_cuda_features_affine(const fbni_cuda_queue *queue, int is_double,
-                                      const fbni_cuda_params *params, int64_t O, const double *norm,
-                                      const fbni_cuda_affine *affine)
+cudaError_t fbni_cuda_features_restore(const fbni_cuda_queue *queue, int is_double,
+                                       const fbni_cuda_restored *restored)
 {
-    return launch(is_double ? features_affine<double> : features_affine<float>,
-                  (unsigned)ceil_div(O, THREADS), THREADS, queue->stream, *params, O, norm,
-                  *affine);
+    return launch(is_double ? features_restore<double> : features_restore<float>,
+                  (unsigned)ceil_div(restored->O, THREADS), THREADS, queue->stream, *restored);
 }

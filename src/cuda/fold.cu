@@ -5,7 +5,7 @@
  *     weight = alpha W,  alpha = t gamma s r,  r = 1 / sqrt(running_var + eps)
  *     bias = t (beta + gamma r (s b - running_mean))
  *
- * in double, rounded once (to a half type: from float).
+ * in double, rounded once.
  */
 #include "features.cuh"
 
@@ -29,11 +29,38 @@ __global__ void __launch_bounds__(BLOCK) fold_features(fbni_cuda_fold a)
         (R)(f.t * (f.beta + f.gamma * r * (f.s * f.b - (double)((const R *)a.running_mean)[j])));
 }
 
+/* The float next to value from which a half type rounds as it would from value itself: where the
+ * float is not exact, the one of its two neighbours with an odd last bit. (Boldo & Melquiond 2008,
+ * "Emulation of a FMA and correctly rounded sums", prove it for rounding to odd.) */
+__device__ float round_to_odd(double value)
+{
+    const float f = (float)value;
+    const unsigned bits = __float_as_uint(f);
+    if ((double)f == value || !isfinite(f) || (bits & 1))
+        return f;
+    return __uint_as_float(fabs((double)f) < fabs(value) ? bits + 1 : bits - 1);
+}
+
+template <typename T>
+__device__ T round_once(double value)
+{
+    return from_real<T>(round_to_odd(value));
+}
+template <>
+__device__ float round_once<float>(double value)
+{
+    return (float)value;
+}
+template <>
+__device__ double round_once<double>(double value)
+{
+    return value;
+}
+
 /* A block folds rows blockIdx.y, + gridDim.y, ... of 4 × BLOCK columns. */
 template <typename T>
 __global__ void __launch_bounds__(BLOCK) fold_weight(fbni_cuda_fold a)
 {
-    using R = real_t<T>;
     for (int64_t row = blockIdx.y; row < a.O; row += gridDim.y) {
         const T *from = (const T *)a.from + row * a.ldfrom;
         T *to = (T *)a.weight + row * a.ldw;
@@ -42,7 +69,7 @@ __global__ void __launch_bounds__(BLOCK) fold_weight(fbni_cuda_fold a)
         for (int k = 0; k < 4; k++) {
             const int64_t i = ((int64_t)blockIdx.x * 4 + k) * BLOCK + threadIdx.x;
             if (i < a.I)
-                to[i] = from_real<T>((R)((double)to_real(from[i]) * alpha));
+                to[i] = round_once<T>((double)to_real(from[i]) * alpha);
         }
     }
 }

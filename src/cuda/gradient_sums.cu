@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * G = sum g and K = sum g (u - centre) over the rows of each chunk, column by column. The centre is
- * c; for frozen statistics, whose c may be far from the data, it is u of the first row.
+ * fbni_cuda_features_restore's.
  *
  * Cut like the column moments (column_moments.cu): a block has a slab of columns and a chunk of row
  * groups, from the last to the first. A thread adds 4 rows, then their sum to what it has; at the
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 1 : FBNI_CUDA_GRADIENT
     R centre[sums<R>::COUNT];
     sums<R> total = {};
 
-    cols.load(centre, a.saved->frozen ? (const R *)a.u : (const R *)a.affine.c);
+    cols.load(centre, (const R *)a.centre);
     for (int64_t group = chunks.groups - 1 - (int64_t)blockIdx.y; group >= 0;
          group -= chunks.chunks)
         for (int i = 0; i < FBNI_CUDA_GROUP; i += ROWS)

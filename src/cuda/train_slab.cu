@@ -169,12 +169,14 @@ __global__ void __launch_bounds__(THREADS<LANES>, 768 / THREADS<LANES>)
     slab<R, LANES, WIDE> u(storage, a.N, a.O);
     const int entry = (int)threadIdx.x % LANES * COUNT;
     const double N = (double)a.N;
+    const int few = few_of(a.N);
     R shift[COUNT];
     moments<R, COUNT> m;
     bool beyond = false;
 
     u.load(from, a.ldu);
-    load_median(shift, u.cols, from, from + a.N / 2 * a.ldu, from + (a.N - 1) * a.ldu);
+    load_shift(shift, u.cols, from, from + (a.N - few) / 2 * a.ldu, from + (a.N - few) * a.ldu,
+               a.ldu, few);
     take_moments<LANES>(m, u, shift, a.N, (R(*)[THREADS<LANES> / 32][WIDTH]) in_double);
 #pragma unroll
     for (int k = 0; k < COUNT; k++) {
