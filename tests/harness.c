@@ -177,6 +177,13 @@ void harness_add(Suite *suite, const char *name, const TTest *test, size_t count
     tests_added++;
 }
 
+/* Under AddressSanitizer too, memory that there is not is NULL and no abort: tests ask for it. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+    return "allocator_may_return_null=1";
+}
+
 /* Says which case a crash was in; nothing here may allocate. */
 static void crashed(int signal_number)
 {
