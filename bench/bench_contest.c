@@ -108,8 +108,9 @@ static int time_contest(struct contest *t, int64_t rounds, struct timing *timing
     return 0;
 }
 
-/* No layer is faster than its products at the machine's best rate, whether that was seen on the
- * square product or on this one, nor than its memory traffic. */
+/* What would be left if everything but the products and the memory traffic were free: the products
+ * at the best rate seen through CBLAS, on the square product or on this one. A layer whose blocks
+ * suit the BLAS better than the whole product does can come out below it. */
 static double floor_of(const struct bench_case *c, const struct timing *timings, double peak)
 {
     const double products = fmin(case_flops(c) / peak, timings[PRODUCT].minimum);

@@ -82,7 +82,8 @@ static void table_begin(FILE *f, const struct machine *m)
     fputs("\n"
           "Medians of interleaved runs in us, with the layer's quartiles. product: bare CBLAS;\n"
           "unfused: the steps one by one; layer/: the layer's time over that; floor: the products\n"
-          "at peak, or the memory traffic; err: the layer's error as a part of that allowed.\n"
+          "at CBLAS's best rate, or the memory traffic; err: the layer's error as a part of that\n"
+          "allowed.\n"
           "\n",
           f);
     fprintf(f, "%-31s %-5s %9s %19s %9s %7s %9s %7s %9s %8s %6s %5s  %s\n", "case", "dtype",
