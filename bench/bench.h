@@ -144,6 +144,13 @@ struct layer_runner {
     fbn_run_args run;
 };
 
+/* The layer alone, its structs empty: 0, or -1, as layer_runner_create(). */
+int layer_runner_open(struct layer_runner *r, fbn_context *context, const struct bench_case *c,
+                      fbn_dtype dtype, fbn_math math, const char *kernel, const char **refusal);
+/* Points the structs at the data of TENSORS tensors. */
+void layer_runner_point(struct layer_runner *r, void *const *data);
+/* A run without the wait for its end. */
+int layer_runner_queue(struct layer_runner *r);
 /* Uploads inputs, which have the layer's types. kernel: NULL, or the row to force. *refusal, when
  * the description is not supported, receives the reason (fbn_last_error()), else NULL. 0, or -1;
  * layer_runner_destroy() frees after both. */

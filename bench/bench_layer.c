@@ -29,13 +29,10 @@ static int allocate_tensors(struct layer_runner *r, const struct tensors *inputs
     return 0;
 }
 
-/* Points the library's structs at the data. */
-static void fill_structs(struct layer_runner *r)
+void layer_runner_point(struct layer_runner *r, void *const *data)
 {
-    void *const *data = r->device.data;
     const bool softmax = r->bench_case->chain == CHAIN_BN_SCALE_SOFTMAX;
 
-    fbn_params_init(&r->params, sizeof r->params);
     r->params.weight = data[T_W];
     r->params.bias = data[T_BIAS];
     *(softmax ? &r->params.post_scale : &r->params.pre_scale) = data[T_SCALE];
@@ -44,17 +41,14 @@ static void fill_structs(struct layer_runner *r)
     r->params.running_mean = data[T_MEAN];
     r->params.running_var = data[T_VAR];
 
-    fbn_forward_args_init(&r->forward, sizeof r->forward);
     r->forward.batch = r->bench_case->batch;
     r->forward.x = data[T_X];
     r->forward.y = data[T_Y];
 
-    fbn_backward_args_init(&r->backward, sizeof r->backward);
     r->backward.batch = r->bench_case->batch;
     r->backward.x = data[T_X];
     r->backward.dy = data[T_DY];
 
-    fbn_grads_init(&r->grads, sizeof r->grads);
     r->grads.dx = data[T_DX];
     r->grads.weight = data[T_DW];
     r->grads.bias = data[T_DBIAS];
@@ -62,7 +56,6 @@ static void fill_structs(struct layer_runner *r)
     r->grads.gamma = data[T_DGAMMA];
     r->grads.beta = data[T_DBETA];
 
-    fbn_run_args_init(&r->run, sizeof r->run);
     r->run.batch = r->bench_case->batch;
     r->run.x = data[T_X];
     r->run.y = data[T_Y];
@@ -96,8 +89,8 @@ static int create_extras(struct layer_runner *r)
     return 0;
 }
 
-int layer_runner_create(struct layer_runner *r, fbn_context *context, const struct bench_case *c,
-                        const struct tensors *inputs, const char *kernel, const char **refusal)
+int layer_runner_open(struct layer_runner *r, fbn_context *context, const struct bench_case *c,
+                      fbn_dtype dtype, fbn_math math, const char *kernel, const char **refusal)
 {
     const bool softmax = c->chain == CHAIN_BN_SCALE_SOFTMAX;
     fbn_layer_desc desc;
@@ -106,11 +99,17 @@ int layer_runner_create(struct layer_runner *r, fbn_context *context, const stru
     r->bench_case = c;
     r->context = context;
     *refusal = NULL;
+    fbn_params_init(&r->params, sizeof r->params);
+    fbn_forward_args_init(&r->forward, sizeof r->forward);
+    fbn_backward_args_init(&r->backward, sizeof r->backward);
+    fbn_grads_init(&r->grads, sizeof r->grads);
+    fbn_run_args_init(&r->run, sizeof r->run);
     fbn_layer_desc_init(&desc, sizeof desc);
     desc.in_features = c->in;
     desc.out_features = c->out;
     desc.max_batch = c->batch;
-    desc.dtype = inputs->matrix_type;
+    desc.dtype = dtype;
+    desc.math = math;
     desc.pre_scale = softmax ? FBN_SCALE_NONE : FBN_SCALE_FEATURE;
     desc.post_scale = softmax ? FBN_SCALE_SCALAR : FBN_SCALE_NONE;
     desc.activation = softmax ? FBN_ACT_SOFTMAX : FBN_ACT_NONE;
@@ -120,9 +119,17 @@ int layer_runner_create(struct layer_runner *r, fbn_context *context, const stru
         *refusal = fbn_last_error();
         return -1;
     }
-    if (check(status, "fbn_layer_create") != 0 || allocate_tensors(r, inputs) != 0)
+    return check(status, "fbn_layer_create");
+}
+
+int layer_runner_create(struct layer_runner *r, fbn_context *context, const struct bench_case *c,
+                        const struct tensors *inputs, const char *kernel, const char **refusal)
+{
+    if (layer_runner_open(r, context, c, inputs->matrix_type, FBN_MATH_FP32, kernel, refusal) !=
+            0 ||
+        allocate_tensors(r, inputs) != 0)
         return -1;
-    fill_structs(r);
+    layer_runner_point(r, r->device.data);
     return create_extras(r);
 }
 
@@ -151,9 +158,8 @@ int layer_runner_results(struct layer_runner *r, struct tensors *results)
     return 0;
 }
 
-int layer_runner_run(void *layer_runner)
+int layer_runner_queue(struct layer_runner *r)
 {
-    struct layer_runner *r = layer_runner;
     fbn_status status;
     switch (r->bench_case->operation) {
     case OP_INFER:
@@ -167,7 +173,13 @@ int layer_runner_run(void *layer_runner)
     }
     if (status == FBN_OK && r->bench_case->operation == OP_TRAIN_BACKWARD)
         status = fbn_backward(r->layer, &r->params, &r->backward, &r->grads);
-    if (status == FBN_OK)
-        status = fbn_context_synchronize(r->context);
     return check(status, operation_name(r->bench_case->operation));
+}
+
+int layer_runner_run(void *layer_runner)
+{
+    struct layer_runner *r = layer_runner;
+    if (layer_runner_queue(r) != 0)
+        return -1;
+    return check(fbn_context_synchronize(r->context), "fbn_context_synchronize");
 }

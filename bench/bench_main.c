@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * The benchmark's command line: which cases, in which dtypes, how long, printed how.
  */
-#include "bench.h"
+#include "bench_cuda.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -19,7 +19,9 @@ struct options {
     const char *cases;  /* parts of names, separated by commas; NULL: the usual ones */
     const char *kernel; /* NULL: the fastest */
     const char *commit;
+    const char *dtype_text; /* NULL: all */
     bool dtypes[DTYPES];
+    struct cuda_options cuda;
     fbn_backend backend;
     enum format format;
     int64_t threads, rounds;
@@ -28,26 +30,31 @@ struct options {
 
 static void print_help(void)
 {
-    fputs("Usage: bench [OPTION]...\n"
-          "\n"
-          "Verifies the library's layers against a naive computation in double, then times them\n"
-          "in turns with the bare product, the unfused computation and the memory traffic.\n"
-          "\n"
-          "  --case NAME,...   cases whose names contain one of these, or all (default: those\n"
-          "                    that have a bound)\n"
-          "  --dtype T,...     f32, f64, bf16, f16 (default: all)\n"
-          "  --threads N       threads for the library and its peers (default: OpenMP's choice)\n"
-          "  --repeat N        rounds (default: as many as take two seconds a case, at least 11)\n"
-          "  --kernel NAME     force this row of the kernel table\n"
-          "  --backend NAME    auto, cpu, cuda (default: cpu); on cuda the layer runs alone\n"
-          "  --format NAME     table, csv, json (default: table)\n"
-          "  --commit TEXT     name the sources' commit in the output\n"
-          "  --list            list the cases and the kernel rows, and exit\n"
-          "  --strict          exit with 1 when a bound is missed\n"
-          "  --help            print this and exit\n"
-          "\n"
-          "Exit status: 0; 1 when a result is wrong or something failed; 2 for wrong usage.\n",
-          stdout);
+    fputs(
+        "Usage: bench [OPTION]...\n"
+        "\n"
+        "Verifies the library's layers against a naive computation in double, then times them\n"
+        "in turns with the bare product, the unfused computation and, on the CPU, the memory\n"
+        "traffic.\n"
+        "\n"
+        "  --case NAME,...   cases whose names contain one of these, or all (default: those\n"
+        "                    that have a bound)\n"
+        "  --dtype T,...     f32, f64, bf16, f16 (default: all)\n"
+        "  --threads N       threads for the library and its peers (default: OpenMP's choice)\n"
+        "  --repeat N        rounds (default: as many as take two seconds a case, at least 11)\n"
+        "  --kernel NAME     force this row of the kernel table\n"
+        "  --backend NAME    auto, cpu, cuda (default: cpu); cuda has cases of its own, and tf32\n"
+        "                    beside the dtypes\n"
+        "  --sweep A:B       cuda: the chosen cases' layers over batches from A to B\n"
+        "  --accuracy        cuda: how far x W^T is off on data of several kinds, and cuBLAS's\n"
+        "  --format NAME     table, csv, json (default: table)\n"
+        "  --commit TEXT     name the sources' commit in the output\n"
+        "  --list            list the cases and the kernel rows, and exit\n"
+        "  --strict          exit with 1 when a bound is missed\n"
+        "  --help            print this and exit\n"
+        "\n"
+        "Exit status: 0; 1 when a result is wrong or something failed; 2 for wrong usage.\n",
+        stdout);
 }
 
 /* --------------------------------------------------------------------------------- command line */
@@ -86,6 +93,19 @@ static bool parse_dtypes(const char *text, bool *dtypes)
     }
 }
 
+static bool parse_integer(const char *text, int64_t least, int64_t *value);
+
+/* "A:B", 1 <= A <= B. */
+static bool parse_range(const char *text, int64_t *first, int64_t *last)
+{
+    char part[32];
+    const size_t length = strcspn(text, ":");
+    if (text[length] == '\0' || length >= sizeof part)
+        return false;
+    snprintf(part, sizeof part, "%.*s", (int)length, text);
+    return parse_integer(part, 1, first) && parse_integer(text + length + 1, *first, last);
+}
+
 static bool parse_integer(const char *text, int64_t least, int64_t *value)
 {
     char *end;
@@ -107,6 +127,7 @@ static int parse_options(struct options *o, int argc, char **argv)
         {"threads", required_argument, NULL, 't'}, {"repeat", required_argument, NULL, 'r'},
         {"kernel", required_argument, NULL, 'k'},  {"backend", required_argument, NULL, 'b'},
         {"format", required_argument, NULL, 'f'},  {"commit", required_argument, NULL, 'g'},
+        {"sweep", required_argument, NULL, 'S'},   {"accuracy", no_argument, NULL, 'a'},
         {"list", no_argument, NULL, 'l'},          {"strict", no_argument, NULL, 's'},
         {"help", no_argument, NULL, 'h'},          {0}};
 
@@ -119,7 +140,7 @@ static int parse_options(struct options *o, int argc, char **argv)
             o->cases = optarg;
             break;
         case 'd':
-            expected = parse_dtypes(optarg, o->dtypes) ? NULL : "f32, f64, bf16, f16";
+            o->dtype_text = optarg;
             break;
         case 't':
             expected = parse_integer(optarg, 1, &o->threads) ? NULL : "a number >= 1";
@@ -142,6 +163,14 @@ static int parse_options(struct options *o, int argc, char **argv)
             break;
         case 'g':
             o->commit = *optarg != '\0' ? optarg : NULL;
+            break;
+        case 'S':
+            expected = parse_range(optarg, &o->cuda.sweep_first, &o->cuda.sweep_last)
+                           ? NULL
+                           : "two numbers A:B";
+            break;
+        case 'a':
+            o->cuda.accuracy = true;
             break;
         case 'l':
             o->list = true;
@@ -212,12 +241,18 @@ static void set_threads(int threads)
         openblas_set_num_threads(threads);
 }
 
-static int run_cases(const struct options *o, fbn_context *context)
+static int run_cases(struct options *o, fbn_context *context)
 {
     struct machine machine;
     struct report report = {.file = stdout, .format = o->format};
     int result = EXIT_SUCCESS, chosen = 0;
 
+    if (o->cuda.accuracy || o->cuda.sweep_last > 0) {
+        fputs("bench: --sweep and --accuracy need --backend cuda\n", stderr);
+        return EXIT_USAGE;
+    }
+    if (o->dtype_text != NULL && !parse_dtypes(o->dtype_text, o->dtypes))
+        return usage("dtype", o->dtype_text, "f32, f64, bf16, f16");
     machine_describe(&machine, context, o->commit);
     if (fbn_context_backend(context) == FBN_BACKEND_CPU &&
         (measure_peak(FBN_F32, &machine.peak[FBN_F32]) != 0 ||
@@ -252,6 +287,20 @@ static int run_cases(const struct options *o, fbn_context *context)
     return result;
 }
 
+static int run_on_cuda(struct options *o, fbn_context *context)
+{
+    if (o->format != FORMAT_TABLE) {
+        fputs("bench: --format: on cuda there is only the table\n", stderr);
+        return EXIT_USAGE;
+    }
+    o->cuda.cases = o->cases;
+    o->cuda.dtypes = o->dtype_text;
+    o->cuda.kernel = o->kernel;
+    o->cuda.commit = o->commit;
+    o->cuda.rounds = o->rounds;
+    return run_cuda(&o->cuda, context);
+}
+
 int main(int argc, char **argv)
 {
     struct options o;
@@ -273,6 +322,8 @@ int main(int argc, char **argv)
     }
     if (o.list)
         list(context);
+    else if (fbn_context_backend(context) == FBN_BACKEND_CUDA)
+        result = run_on_cuda(&o, context);
     else
         result = run_cases(&o, context);
     evict_caches_free();
