@@ -2,8 +2,9 @@
  *
  * A backend module for tests/test_loader.c, compiled once for each way in which a module can be
  * found: -DMODULE_ABI=n for another ABI number, -DMODULE_REFUSES for a machine that cannot run it,
- * -DMODULE_WITHOUT_TABLE for a shared object that is no module. Otherwise a device whose memory is
- * one block: it copies, refuses pointers that are not in the block, and computes nothing.
+ * -DMODULE_WITHOUT_TABLE for a shared object that is no module, -DMODULE_NEEDS for a module that
+ * needs such a one. Otherwise a device whose memory is one block: it copies, refuses pointers that
+ * are not in the block, and computes nothing.
  */
 #include "backend.h"
 
@@ -13,9 +14,10 @@
 #define MODULE_ABI FBNI_BACKEND_ABI
 #endif
 
+FBN_API extern const char not_a_module[];
+
 #ifdef MODULE_WITHOUT_TABLE
 
-FBN_API extern const char not_a_module[];
 const char not_a_module[] = "no table";
 
 #else
@@ -63,7 +65,11 @@ static void destroy(void *object)
 static const char *describe(const void *object)
 {
     (void)object;
+#ifdef MODULE_NEEDS
+    return not_a_module;
+#else
     return "a block of memory";
+#endif
 }
 
 static const char *context_kernel(const void *context, int64_t index, const char **refusal)

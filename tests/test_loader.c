@@ -1,103 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * How a backend module is found, refused and used (src/dispatch/loader.c, backends.c), with modules
- * compiled from tests/loader_module.c. The verdict on the CUDA module is kept for the life of a
- * process, so that each case runs in a process of its own; none has started a thread before it
- * forks. -DMODULE_DIR="..." is where the modules are; without it (no shared libraries are built)
- * only the cases without a module run.
+ * How a backend module is found, refused and used (src/dispatch/loader.c, backends.c): modules
+ * compiled from tests/loader_module.c, a driver from tests/loader_driver.c, and the CUDA module
+ * itself where it is built. No test needs a GPU. -DMODULE_DIR="..." is where the modules are,
+ * -DCUDA_MODULE="..." is the CUDA module.
  */
-#include "error.h"
-#include "loader.h"
+#include "loader_process.h"
 
-#include <check.h>
-#include <pthread.h>
-#include <stdbool.h>
+#include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-/* What a child reports: fbn_backend_available(FBN_BACKEND_CUDA) and its sentence, or the first line
- * where an expectation failed. */
-typedef struct outcome {
-    int failed_at;
-    fbn_status status;
-    char error[FBNI_ERROR_MAX];
-} outcome;
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            report->failed_at = __LINE__;                                                          \
-            return;                                                                                \
-        }                                                                                          \
-    } while (0)
-
-static void set_variable(const char *name, const char *value)
-{
-    if (value)
-        setenv(name, value, 1);
-    else
-        unsetenv(name);
-}
-
-/* Runs work in a new process with these values of FUSEDBN_CUDA_MODULE and FUSEDBN_BACKEND. */
-static outcome in_process(const char *module, const char *backend, void (*work)(outcome *))
-{
-    outcome result = {.failed_at = -1};
-    int channel[2], exit_status;
-    pid_t child;
-    ssize_t got;
-
-    ck_assert_int_eq(pipe(channel), 0);
-    child = fork();
-    ck_assert_int_ge(child, 0);
-    if (child == 0) {
-        set_variable("FUSEDBN_CUDA_MODULE", module);
-        set_variable("FUSEDBN_BACKEND", backend);
-        result.failed_at = 0;
-        work(&result);
-        /* smaller than PIPE_BUF: all or nothing */
-        _exit(write(channel[1], &result, sizeof result) != (ssize_t)sizeof result);
-    }
-    close(channel[1]);
-    got = read(channel[0], &result, sizeof result);
-    close(channel[0]);
-    ck_assert_int_eq(waitpid(child, &exit_status, 0), child);
-    ck_assert_msg(exit_status == 0, "the child ended with status 0x%x", (unsigned)exit_status);
-    ck_assert_int_eq(got, sizeof result);
-    ck_assert_msg(result.failed_at == 0, "an expectation failed in the child, line %d: %s",
-                  result.failed_at, result.error);
-    return result;
-}
-
-static void *ask_again(void *text)
-{
-    const bool refused = fbn_backend_available(FBN_BACKEND_CUDA) == FBN_ERR_NO_BACKEND;
-
-    return refused && strcmp(fbn_last_error(), text) == 0 ? text : NULL;
-}
-
-/* Asks, and where the answer is no, again: from other threads too the reason is the same. */
-static void ask(outcome *report)
-{
-    enum { THREADS = 4 };
-    pthread_t threads[THREADS];
-
-    EXPECT(strcmp(fbn_last_error(), "") == 0);
-    report->status = fbn_backend_available(FBN_BACKEND_CUDA);
-    strcpy(report->error, fbn_last_error());
-    if (report->status == FBN_OK)
-        return;
-    EXPECT(ask_again(report->error));
-    for (int i = 0; i < THREADS; i++)
-        EXPECT(pthread_create(&threads[i], NULL, ask_again, report->error) == 0);
-    for (int i = 0; i < THREADS; i++) {
-        void *same = NULL;
-        EXPECT(pthread_join(threads[i], &same) == 0);
-        EXPECT(same);
-    }
-}
 
 /* ---- how a module is refused ---- */
 
@@ -109,23 +23,44 @@ static const struct refusal {
     {"./fusedbn-cuda.so", {"./fusedbn-cuda.so", "not an absolute path", NULL}},
     {"/nonexistent/fusedbn-cuda.so",
      {"cannot open", "/nonexistent/fusedbn-cuda.so", "No such file or directory"}},
-    {"/dev/null", {"cannot open", "/dev/null", NULL}},
-#ifdef MODULE_DIR
+    {"/dev/null", {"cannot open", "/dev/null", "no regular file"}},
+    {MODULE_DIR, {"cannot open", MODULE_DIR, "no regular file"}},
     {MODULE_DIR "/module_other.so", {"module_other.so", "fbni_module", NULL}},
     {MODULE_DIR "/module_abi.so", {"module_abi.so", "ABI 1000000", "needs"}},
+    {MODULE_DIR "/module_needs.so", {"cannot open", "libcublas-absent.so.0", NULL}},
     {MODULE_DIR "/module_refuses.so", {"the driver has version 3, 12 is needed", NULL, NULL}},
-#endif
 };
 
+/* Asked for explicitly, it is an error with the reason; automatic means the CPU, and that is no
+ * failure to report. */
 START_TEST(refused_with_a_reason)
 {
     const struct refusal *refusal = &refusals[_i];
-    const outcome result = in_process(refusal->module, NULL, ask);
+    const setting by_variable = {.module = refusal->module, .backend = "cuda"};
+    outcome result = with_module(refusal->module, ask);
 
     ck_assert_int_eq(result.status, FBN_ERR_NO_BACKEND);
-    for (size_t i = 0; i < 3 && refusal->words[i]; i++)
-        ck_assert_msg(strstr(result.error, refusal->words[i]), "\"%s\" lacks \"%s\"", result.error,
-                      refusal->words[i]);
+    expect_words(result.error, refusal->words, 3);
+    result = with_module(refusal->module, create_auto);
+    ck_assert_int_eq(result.status, FBN_OK);
+    ck_assert_str_eq(result.error, "");
+    result = in_process(&by_variable, create_auto);
+    ck_assert_int_eq(result.status, FBN_ERR_NO_BACKEND);
+    expect_words(result.error, refusal->words, 3);
+    ck_assert_msg(strstr(result.error, "FUSEDBN_BACKEND is cuda"), "\"%s\"", result.error);
+}
+END_TEST
+
+START_TEST(backend_variable)
+{
+    const setting automatic = {.module = "/nonexistent/fusedbn-cuda.so", .backend = "auto"};
+    const setting unknown = {.backend = "abacus"};
+    outcome result = in_process(&automatic, create_auto);
+
+    ck_assert_int_eq(result.status, FBN_OK);
+    result = in_process(&unknown, create_auto);
+    ck_assert_int_eq(result.status, FBN_ERR_ENUM);
+    ck_assert_msg(strstr(result.error, "abacus"), "\"%s\"", result.error);
 }
 END_TEST
 
@@ -135,205 +70,120 @@ START_TEST(not_installed)
     static const char installed[] = FBNI_PKGLIBDIR "/fusedbn-cuda.so";
     const char *const unset[] = {NULL, ""};
 
-    if (access(installed, F_OK) == 0)
+    if (access(installed, F_OK) == 0) {
+        printf("test_loader: skipped: not_installed: there is %s\n", installed);
         return;
+    }
     for (int i = 0; i < 2; i++) {
-        const outcome result = in_process(unset[i], NULL, ask);
+        const outcome result = with_module(unset[i], ask);
 
         ck_assert_int_eq(result.status, FBN_ERR_NO_BACKEND);
-        ck_assert_msg(strstr(result.error, "without CUDA") && strstr(result.error, installed),
+        ck_assert_msg(strstr(result.error, "not installed") && strstr(result.error, installed),
                       "\"%s\"", result.error);
     }
 }
 END_TEST
 
-static void create_auto(outcome *report)
-{
-    fbn_context *context = NULL;
+/* ---- without a driver ---- */
 
-    report->status = fbn_context_create(&context, NULL);
-    strcpy(report->error, fbn_last_error());
-    EXPECT((report->status == FBN_OK) == (context != NULL));
-    EXPECT(!context || fbn_context_backend(context) == FBN_BACKEND_CPU);
-    fbn_context_destroy(context);
+static void look_for_driver(outcome *report)
+{
+    report->status = dlopen("libcuda.so.1", RTLD_LAZY) ? FBN_OK : FBN_ERR_NO_BACKEND;
 }
 
-/* Without CUDA, automatic means the CPU, and that is no failure to report. */
-START_TEST(automatic_without_a_module)
+/* Also what the answer costs: of the module and its cuBLAS nothing is loaded. */
+static void ask_without_driver(outcome *report)
 {
-    outcome result = in_process("/nonexistent/fusedbn-cuda.so", NULL, create_auto);
+    char line[1000];
+    FILE *maps;
 
-    ck_assert_int_eq(result.status, FBN_OK);
-    ck_assert_str_eq(result.error, "");
-    result = in_process("/nonexistent/fusedbn-cuda.so", "auto", create_auto);
-    ck_assert_int_eq(result.status, FBN_OK);
-    result = in_process("/nonexistent/fusedbn-cuda.so", "cuda", create_auto);
-    ck_assert_int_eq(result.status, FBN_ERR_NO_BACKEND);
-    ck_assert_msg(strstr(result.error, "FUSEDBN_BACKEND is cuda") &&
-                      strstr(result.error, "/nonexistent/fusedbn-cuda.so"),
-                  "\"%s\"", result.error);
-    result = in_process(NULL, "abacus", create_auto);
-    ck_assert_int_eq(result.status, FBN_ERR_ENUM);
-    ck_assert_msg(strstr(result.error, "abacus"), "\"%s\"", result.error);
-}
-END_TEST
-
-/* ---- a module that can be used ---- */
-
-#ifdef MODULE_DIR
-
-#define USABLE MODULE_DIR "/module_usable.so"
-
-static void open_as_cpu(outcome *report)
-{
-    const fbni_backend *backend = NULL;
-
-    report->status = fbni_module_open(USABLE, FBN_BACKEND_CPU, &backend);
-    strcpy(report->error, fbn_last_error());
-    EXPECT(!backend);
-    EXPECT(fbni_module_open(USABLE, FBN_BACKEND_CUDA, &backend) == FBN_OK);
-    EXPECT(backend && strcmp(backend->name, "cuda") == 0);
+    ask(report);
+    maps = fopen("/proc/self/maps", "r");
+    while (maps && fgets(line, sizeof line, maps)) {
+        EXPECT(!strstr(line, "cublas"));
+        EXPECT(!strstr(line, "module_usable"));
+        EXPECT(!strstr(line, "fusedbn-cuda"));
+    }
+    if (maps)
+        fclose(maps);
 }
 
-static void use_context(outcome *report)
+START_TEST(no_driver)
 {
-    fbn_context *context = NULL;
-    fbn_context_options options;
-    const char *refusal = "unset";
-    int stream;
+    static const char *const modules[] = {
+        MODULE_DIR "/module_usable.so",
+#ifdef CUDA_MODULE
+        CUDA_MODULE,
+#endif
+    };
+    static const char *const words[] = {"there is no NVIDIA driver", "libcuda.so.1"};
+    setting with = {.own_driver = 1};
 
-    EXPECT(fbn_backend_available(FBN_BACKEND_AUTO) == FBN_OK);
-    fbn_context_options_init(&options, sizeof options);
-    options.device = 1;
-    EXPECT(fbn_context_create(&context, &options) == FBN_ERR_INVALID_ARGUMENT);
-    EXPECT(!context && strstr(fbn_last_error(), "device is 1"));
-    EXPECT(fbn_context_create(&context, NULL) == FBN_OK);
-    EXPECT(fbn_context_backend(context) == FBN_BACKEND_CUDA);
-    EXPECT(strcmp(fbn_context_describe(context), "a block of memory") == 0);
-    EXPECT(strcmp(fbn_context_kernel(context, 0, &refusal), "nothing") == 0 && !refusal);
-    EXPECT(!fbn_context_kernel(context, 1, NULL) && !fbn_context_kernel(context, -1, NULL));
-    EXPECT(fbn_context_set_stream(context, &stream) == FBN_OK);
-    EXPECT(fbn_context_set_stream(context, NULL) == FBN_ERR_DEVICE);
-    EXPECT(fbn_context_synchronize(context) == FBN_OK);
-    fbn_context_destroy(context);
-}
+    if (in_process(&with, look_for_driver).status == FBN_OK) {
+        printf("test_loader: skipped: no_driver: this machine has one\n");
+        return;
+    }
+    for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++) {
+        outcome result;
 
-/* Every pointer of a call is looked at, and the sentence names it. */
-static void use_memory(outcome *report)
-{
-    enum { BATCH = 4, FEATURES = 16 };
-    static float host[FEATURES * FEATURES];
-    fbn_context *context = NULL;
-    fbn_layer *layer = NULL;
-    fbn_prepared *prepared = NULL;
-    fbn_layer_desc desc;
-    fbn_params params;
-    fbn_forward_args args;
-    fbn_run_args run;
-    void *pool = NULL;
-    char *device;
-
-    EXPECT(fbn_context_create(&context, NULL) == FBN_OK);
-    fbn_layer_desc_init(&desc, sizeof desc);
-    desc.in_features = desc.out_features = FEATURES;
-    desc.max_batch = BATCH;
-    desc.workspace = host;
-    desc.workspace_size = 511;
-    EXPECT(fbn_layer_create(&layer, context, &desc) == FBN_ERR_WORKSPACE);
-    EXPECT(fbn_alloc(context, 1 << 15, &pool) == FBN_OK);
-    device = pool;
-    desc.workspace = device + 64; /* enough for the CPU, not for CUDA */
-    desc.workspace_size = 512;
-    EXPECT(fbn_layer_create(&layer, context, &desc) == FBN_ERR_ALIGNMENT);
-    EXPECT(strstr(fbn_last_error(), "256 bytes"));
-    desc.workspace = (void *)(((uintptr_t)host + 255) & ~(uintptr_t)255);
-    EXPECT(fbn_layer_create(&layer, context, &desc) == FBN_ERR_MEMORY_KIND);
-    EXPECT(strstr(fbn_last_error(), "workspace is host memory"));
-    desc.workspace = device;
-    EXPECT(fbn_layer_create(&layer, context, &desc) == FBN_OK);
-
-    fbn_params_init(&params, sizeof params);
-    params.weight = device + 1024;
-    params.running_mean = device + 4096;
-    params.running_var = device + 8192;
-    fbn_forward_args_init(&args, sizeof args);
-    args.batch = BATCH;
-    args.x = device + 12288;
-    args.y = device + 16384;
-    EXPECT(fbn_forward_train(layer, &params, &args) == FBN_OK);
-    params.gamma = host;
-    EXPECT(fbn_forward_train(layer, &params, &args) == FBN_ERR_MEMORY_KIND);
-    EXPECT(strcmp(fbn_last_error(), "gamma is host memory, not the device's") == 0);
-    EXPECT(fbn_prepare_infer(&prepared, layer, &params) == FBN_ERR_MEMORY_KIND);
-    params.gamma = NULL;
-    args.y = host;
-    EXPECT(fbn_forward_infer(layer, &params, &args) == FBN_ERR_MEMORY_KIND);
-    EXPECT(strcmp(fbn_last_error(), "y is host memory, not the device's") == 0);
-    EXPECT(fbn_fold(layer, &params, device + 20480, 0, host) == FBN_ERR_MEMORY_KIND);
-    EXPECT(fbn_upload(context, host, device, 8) == FBN_ERR_MEMORY_KIND);
-    EXPECT(fbn_download(context, host, host, 8) == FBN_ERR_MEMORY_KIND);
-
-    EXPECT(fbn_prepare_infer(&prepared, layer, &params) == FBN_OK);
-    fbn_run_args_init(&run, sizeof run);
-    run.batch = BATCH;
-    run.x = device + 12288;
-    run.y = device + 16384;
-    run.workspace = device + 20480 + 64;
-    run.workspace_size = (size_t)BATCH * 4;
-    EXPECT(fbn_prepared_run(prepared, &run) == FBN_ERR_ALIGNMENT);
-    run.workspace = device + 20480;
-    EXPECT(fbn_prepared_run(prepared, &run) == FBN_OK);
-    run.x = host;
-    EXPECT(fbn_prepared_run(prepared, &run) == FBN_ERR_MEMORY_KIND);
-
-    /* the context outlives its owner's reference */
-    EXPECT(fbn_free(context, pool) == FBN_OK);
-    fbn_context_destroy(context);
-    fbn_layer_destroy(layer);
-    fbn_prepared_destroy(prepared);
-}
-
-START_TEST(usable_module)
-{
-    const outcome result = in_process(NULL, NULL, open_as_cpu);
-
-    ck_assert_int_eq(result.status, FBN_ERR_NO_BACKEND);
-    ck_assert_msg(strstr(result.error, "backend 2, not 1"), "\"%s\"", result.error);
-    ck_assert_int_eq(in_process(USABLE, NULL, ask).status, FBN_OK);
-    in_process(USABLE, NULL, use_context);
-    in_process(USABLE, "cuda", use_context);
-    in_process(USABLE, NULL, use_memory);
-    in_process(USABLE, "cpu", create_auto);
+        with.module = modules[i];
+        result = in_process(&with, ask_without_driver);
+        ck_assert_int_eq(result.status, FBN_ERR_NO_BACKEND);
+        expect_words(result.error, words, 2);
+        ck_assert_int_eq(in_process(&with, create_auto).status, FBN_OK);
+    }
 }
 END_TEST
 
-/* Automatic passes over a module that refuses, without a trace in fbn_last_error(). */
-START_TEST(automatic_with_a_refusing_module)
-{
-    const outcome result = in_process(MODULE_DIR "/module_refuses.so", NULL, create_auto);
+/* ---- the CUDA module, with drivers that are of no use ---- */
 
-    ck_assert_int_eq(result.status, FBN_OK);
-    ck_assert_str_eq(result.error, "");
+#ifdef CUDA_MODULE
+
+static const struct bad_driver {
+    const char *version, *init;
+    const char *words[2];
+} bad_drivers[] = {
+    {"9000", NULL, {"driver is too old: it supports CUDA 9.0", "needs 1"}},
+    {NULL, "100", {"no CUDA device", NULL}}, /* CUDA_ERROR_NO_DEVICE */
+    {NULL, "803", {"cudaErrorSystemDriverMismatch", "cudaGetDeviceCount"}},
+};
+
+START_TEST(cuda_module_refuses)
+{
+    const struct bad_driver *driver = &bad_drivers[_i];
+    const setting with = {
+        .module = CUDA_MODULE, .driver_version = driver->version, .driver_init = driver->init};
+    const outcome result = in_process(&with, ask);
+
+    ck_assert_int_eq(result.status, FBN_ERR_NO_BACKEND);
+    expect_words(result.error, driver->words, 2);
+    ck_assert_int_eq(in_process(&with, create_auto).status, FBN_OK);
 }
 END_TEST
 
 #endif
 
-int main(void)
+int main(int argc, char **argv)
 {
     Suite *suite = suite_create("loader");
     TCase *tcase = tcase_create("modules");
     SRunner *runner;
     int failed;
 
+    if (argc == 2 && strcmp(argv[1], "ask") == 0)
+        return answer();
+    tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, refused_with_a_reason, 0,
                         (int)(sizeof refusals / sizeof refusals[0]));
+    tcase_add_test(tcase, backend_variable);
     tcase_add_test(tcase, not_installed);
-    tcase_add_test(tcase, automatic_without_a_module);
-#ifdef MODULE_DIR
-    tcase_add_test(tcase, usable_module);
-    tcase_add_test(tcase, automatic_with_a_refusing_module);
+    tcase_add_test(tcase, no_driver);
+#ifdef CUDA_MODULE
+    tcase_add_loop_test(tcase, cuda_module_refuses, 0,
+                        (int)(sizeof bad_drivers / sizeof bad_drivers[0]));
 #endif
+    add_files(tcase);
+    add_use(tcase);
     suite_add_tcase(suite, tcase);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

@@ -12,8 +12,9 @@
  * FBN_ERR_NO_BACKEND, with the reason. Threads: any. */
 fbn_status fbni_module_open(const char *path, fbn_backend id, const fbni_backend **backend);
 
-/* The CUDA module: tried once in a process, where FUSEDBN_CUDA_MODULE says or else where it is
- * installed; afterwards the same answer. Threads: any. */
+/* The CUDA module: tried once in a process, afterwards the same answer. It is where
+ * FUSEDBN_CUDA_MODULE says; else beside the file that holds the library, in libfusedbn/; else where
+ * it was to be installed. Without a driver it is not opened. Threads: any. */
 fbn_status fbni_cuda_module(const fbni_backend **backend);
 
 #endif
