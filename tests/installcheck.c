@@ -130,7 +130,16 @@ static void expect_same_statistics(const model *got, const model *wanted)
     expect(got->batches == wanted->batches, "num_batches_tracked");
 }
 
-int main(void)
+/* "installcheck cuda": what the library says of the CUDA backend. */
+static int say_cuda(void)
+{
+    const fbn_status status = fbn_backend_available(FBN_BACKEND_CUDA);
+
+    puts(status == FBN_OK ? "available" : fbn_last_error());
+    return EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
 {
     model m = make_model(), wanted = make_model();
     double y_wanted[BATCH * OUT];
@@ -145,6 +154,9 @@ int main(void)
     fbn_run_args run;
     char version[32];
 
+    if (argc == 2 && strcmp(argv[1], "cuda") == 0) {
+        return say_cuda();
+    }
     snprintf(version, sizeof version, "%d.%d.%d", FBN_VERSION_MAJOR, FBN_VERSION_MINOR,
              FBN_VERSION_PATCH);
     expect(strcmp(version, fbn_version()) == 0, "the header's version is the library's");
