@@ -5,8 +5,7 @@
  *   rows:      g = dL/dv from dy (the activation's backward), and the row block's sums G = sum g, K
  *              = sum g (u - c)
  *   features:  merge G and K over the blocks in their order; algebra.h; the parameters' gradients
- *   rows:      du = alpha g + (du_u (u - c) + du_1), then dx = du W while du is in the cache
- *   weight:    dW = du^T x, each thread a part of W
+ *   products:  du from g, dx and dW (cpu_gradients.c)
  *
  * g and du share the workspace's matrix; where there is no activation and dy is real, g is dy
  * itself.
@@ -24,22 +23,16 @@ typedef struct backward_job {
     const fbn_grads *grads;
     fbni_cpu_plan plan;
     bool single, frozen, accumulate, accumulate_dx;
-    bool sums_wanted;  /* frozen statistics need no sums for du */
-    bool dx_per_block; /* else after all of du */
+    bool sums_wanted; /* frozen statistics need no sums for du */
     const void *u, *lse;
     const double *norm;
     const void *g; /* N×O reals: dy itself, or matrix */
     int64_t ldg;
     char *matrix, *partials, *scratch;
-    fbni_cpu_affine affine; /* until the features; then see du_of */
+    fbni_cpu_affine affine; /* until the features; then see slopes_of */
     double *sums;           /* per chunk of features: dt, ds */
     size_t scratch_bytes;
 } backward_job;
-
-static void *scratch_of(const backward_job *job, int thread)
-{
-    return job->scratch + job->scratch_bytes * (size_t)thread;
-}
 
 /* The sums of one row block: 2 × O reals; part 0: G, 1: K. */
 static void *partial_of(const backward_job *job, int64_t block, int part, int64_t feature)
@@ -174,17 +167,13 @@ static void merge_sums(const backward_job *job, const fbni_cpu_chunk *chunk, chu
     }
 }
 
-/* du = alpha (g + du_u (u - c) + du_1). Its coefficients take the place of what each chunk of
- * features has read by then: shift, and G of the first block. */
-typedef struct du_coefficients {
-    void *alpha, *c, *u, *one;
-} du_coefficients;
-
-static du_coefficients du_of(const backward_job *job)
+/* The coefficients of du take the place of what each chunk of features has read by then: shift, and G of
+ * the first block. */
+static fbni_cpu_slopes slopes_of(const backward_job *job)
 {
-    const du_coefficients du = {job->affine.alpha, job->affine.c, partial_of(job, 0, 0, 0),
-                                job->affine.shift};
-    return du;
+    const fbni_cpu_slopes slopes = {job->affine.alpha, job->affine.c, partial_of(job, 0, 0, 0),
+                                    job->affine.shift};
+    return slopes;
 }
 
 static void features_task(void *argument, int64_t item, int thread)
@@ -226,7 +215,7 @@ static void features_task(void *argument, int64_t item, int thread)
     store_scale_gradient(job, desc->pre_scale, grads->pre_scale, ds, &chunk,
                          &job->sums[2 * item + 1]);
 
-    const du_coefficients du = du_of(job);
+    const fbni_cpu_slopes du = slopes_of(job);
     fbni_cpu_reals_store(du.alpha, alpha, chunk.first, chunk.count, job->single);
     fbni_cpu_reals_store(du.u, du_u, chunk.first, chunk.count, job->single);
     fbni_cpu_reals_store(du.one, du_1, chunk.first, chunk.count, job->single);
@@ -246,139 +235,27 @@ static void store_scalar(const backward_job *job, fbn_scale kind, void *to, int 
     store_gradient(job, to, &sum, 0, 1);
 }
 
-/* dx of some rows and inputs i..i+inputs = du W. */
-static void input_product(const backward_job *job, int64_t row, int64_t rows, int64_t i,
-                          int64_t inputs, int thread)
+/* du from g in its place, then dx and dW: cpu_gradients.c. */
+static void run_products(const backward_job *job)
 {
-    const fbn_layer_desc *desc = &job->layer->desc;
-    const size_t size = fbni_dtype_size(desc->dtype), real = job->layer->kernels->real_size;
-    const int64_t O = desc->out_features;
-    const fbni_gemm g = {
-        .context = job->layer->context,
-        .kernels = job->layer->kernels,
-        .m = rows,
-        .n = inputs,
-        .depth = O,
-        .a = {fbni_at_const(job->matrix, row, O, 0, real), O, fbni_real_dtype(desc->dtype), false},
-        .b = {fbni_at_const(job->params->weight, 0, 0, i, size), job->params->ldw, desc->dtype,
-              false},
-        .accumulate = job->accumulate_dx,
-        .c = fbni_at(job->grads->dx, row, job->grads->lddx, i, size),
-        .ldc = job->grads->lddx,
-        .c_dtype = desc->dtype,
-        .scratch = scratch_of(job, thread),
-    };
-    fbni_cpu_gemm(&g);
-}
-
-static void du_task(void *argument, int64_t item, int thread)
-{
-    const backward_job *job = argument;
-    const fbni_cpu_kernels *k = job->layer->kernels;
-    const fbni_cpu_tile t = block_of(job, item);
-    const int64_t O = job->layer->desc.out_features;
-    const void *g = fbni_at_const(job->g, t.row, job->ldg, 0, k->real_size);
-    void *du = fbni_at(job->matrix, t.row, O, 0, k->real_size);
-    const du_coefficients by = du_of(job);
-
-    if (job->frozen)
-        k->affine[FBN_ACT_NONE](t.rows, O, g, job->ldg, by.alpha, by.c, by.one, du, O, NULL);
-    else
-        k->input_gradient(t.rows, O, g, job->ldg, fbni_at_const(job->u, t.row, O, 0, k->real_size),
-                          O, by.c, by.alpha, by.u, by.one, du, O);
-    if (job->grads->dx && job->dx_per_block)
-        input_product(job, t.row, t.rows, 0, job->layer->desc.in_features, thread);
-}
-
-/* dW[o..o+outputs, i..i+inputs] = du^T x. */
-static void weight_product(const backward_job *job, int64_t o, int64_t outputs, int64_t i,
-                           int64_t inputs, int thread)
-{
-    const fbn_layer_desc *desc = &job->layer->desc;
-    const size_t size = fbni_dtype_size(desc->dtype), real = job->layer->kernels->real_size;
-    const fbn_dtype real_dtype = fbni_real_dtype(desc->dtype);
-    const fbn_dtype to = desc->flags & FBN_WEIGHT_GRADIENT_F32 ? real_dtype : desc->dtype;
-    const fbni_gemm g = {
-        .context = job->layer->context,
-        .kernels = job->layer->kernels,
-        .m = outputs,
-        .n = inputs,
-        .depth = job->args->batch,
-        .a = {fbni_at_const(job->matrix, 0, 0, o, real), desc->out_features, real_dtype, true},
-        .b = {fbni_at_const(job->args->x, 0, 0, i, size), job->args->ldx, desc->dtype, false},
+    fbni_cpu_gradients gradients = {
+        .layer = job->layer,
+        .params = job->params,
+        .args = job->args,
+        .grads = job->grads,
+        .plan = job->plan,
+        .frozen = job->frozen,
         .accumulate = job->accumulate,
-        .c = fbni_at(job->grads->weight, o, job->grads->lddw, i, fbni_dtype_size(to)),
-        .ldc = job->grads->lddw,
-        .c_dtype = to,
-        .scratch = scratch_of(job, thread),
+        .accumulate_dx = job->accumulate_dx,
+        .u = job->u,
+        .g = job->g,
+        .ldg = job->ldg,
+        .slopes = slopes_of(job),
+        .du = job->matrix,
+        .scratch = job->scratch,
+        .scratch_bytes = job->scratch_bytes,
     };
-    fbni_cpu_gemm(&g);
-}
-
-/* A piece of a length that is shared out among the threads. */
-typedef struct piece {
-    int64_t from, count;
-} piece;
-
-static int64_t piece_length(const backward_job *job, int64_t length)
-{
-    return fbni_ceil_div(length, job->plan.threads);
-}
-
-static piece piece_of(const backward_job *job, int64_t length, int64_t item)
-{
-    const int64_t most = piece_length(job, length);
-    const piece p = {item * most, fbni_min(most, length - item * most)};
-    return p;
-}
-
-static void input_task(void *argument, int64_t item, int thread)
-{
-    const backward_job *job = argument;
-    const piece p = piece_of(job, job->layer->desc.in_features, item);
-    input_product(job, 0, job->args->batch, p.from, p.count, thread);
-}
-
-/* dW is cut along the longer of its sides. */
-static void weight_task(void *argument, int64_t item, int thread)
-{
-    const backward_job *job = argument;
-    const int64_t I = job->layer->desc.in_features, O = job->layer->desc.out_features;
-    const piece p = piece_of(job, O >= I ? O : I, item);
-    if (O >= I)
-        weight_product(job, p.from, p.count, 0, I, thread);
-    else
-        weight_product(job, 0, O, p.from, p.count, thread);
-}
-
-static void share_out(backward_job *job, int64_t length, fbni_cpu_task *task)
-{
-    fbni_cpu_for(job->plan.threads, fbni_ceil_div(length, piece_length(job, length)), task, job);
-}
-
-static void run_products(backward_job *job)
-{
-    const int64_t N = job->args->batch;
-    const int64_t I = job->layer->desc.in_features, O = job->layer->desc.out_features;
-    const bool nests = job->layer->context->blas_nests || job->plan.threads == 1;
-
-    if (!job->grads->dx && !job->grads->weight)
-        return;
-    /* a block's du is in the cache, but fewer blocks than threads leave some idle */
-    job->dx_per_block = nests && job->plan.row_blocks >= job->plan.threads;
-    fbni_cpu_for(job->plan.threads, job->plan.row_blocks, du_task, job);
-    if (job->grads->dx && !job->dx_per_block) {
-        if (nests)
-            share_out(job, I, input_task);
-        else
-            input_product(job, 0, N, 0, I, 0);
-    }
-    if (job->grads->weight) {
-        if (nests)
-            share_out(job, O >= I ? O : I, weight_task);
-        else
-            weight_product(job, 0, O, 0, I, 0);
-    }
+    fbni_cpu_gradients_run(&gradients);
 }
 
 /* The gradients of an empty batch. */

@@ -216,6 +216,29 @@ void fbni_cpu_chunk_affine(const fbni_cpu_chunk *chunk, const fbni_norm *norm, b
 void fbni_cpu_reals_load(double *out, const void *reals, int64_t first, int count, bool single);
 void fbni_cpu_reals_store(void *reals, const double *in, int64_t first, int count, bool single);
 
+/* cpu_gradients.c -- du from g, which may be du's own place or dy; dx and dW as far as grads has
+ * them. */
+typedef struct fbni_cpu_slopes { /* O reals each: du = alpha (g + u (u - c) + one) */
+    void *alpha, *c, *u, *one;
+} fbni_cpu_slopes;
+typedef struct fbni_cpu_gradients {
+    const fbni_cpu_layer *layer;
+    const fbn_params *params;
+    const fbn_backward_args *args;
+    const fbn_grads *grads;
+    fbni_cpu_plan plan;
+    bool frozen; /* then slopes.c, .u and .one are 0 */
+    bool accumulate, accumulate_dx;
+    bool dx_per_block; /* set by the call: else after all of du */
+    const void *u, *g; /* N×O reals */
+    int64_t ldg;
+    fbni_cpu_slopes slopes;
+    void *du; /* N×O reals */
+    char *scratch;
+    size_t scratch_bytes;
+} fbni_cpu_gradients;
+void fbni_cpu_gradients_run(fbni_cpu_gradients *gradients);
+
 /* cpu_layer.c */
 fbn_status fbni_cpu_layer_workspace_size(void *context, const fbn_layer_desc *desc, size_t *bytes);
 fbn_status fbni_cpu_layer_create(void **layer, void *context, const fbn_layer_desc *desc,
