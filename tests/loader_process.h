@@ -52,7 +52,7 @@ void create_auto(outcome *report);
 void add_files(TCase *tcase);
 void add_use(TCase *tcase);
 
-/* loader_files.c: test_loader, run by itself as "test_loader ask", answers on stdout. */
-int answer(void);
+/* loader_files.c: test_loader, run by itself as "test_loader ask", answers on stdout and ends. */
+_Noreturn void answer(void);
 
 #endif

@@ -165,13 +165,15 @@ END_TEST
 
 int main(int argc, char **argv)
 {
-    Suite *suite = suite_create("loader");
-    TCase *tcase = tcase_create("modules");
+    Suite *suite;
+    TCase *tcase;
     SRunner *runner;
     int failed;
 
     if (argc == 2 && strcmp(argv[1], "ask") == 0)
-        return answer();
+        answer();
+    suite = suite_create("loader");
+    tcase = tcase_create("modules");
     tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, refused_with_a_reason, 0,
                         (int)(sizeof refusals / sizeof refusals[0]));
