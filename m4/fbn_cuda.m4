@@ -111,7 +111,7 @@ AC_DEFUN([FBN_TRY_CUDA], [
     ])
 ])
 
-# FBN_CUDA_LIBRARIES: where the toolkit's headers and libraries are: nvcc itself says (--dryrun)
+# FBN_CUDA_LIBRARIES: where the toolkit's headers and libraries are. nvcc itself says (--dryrun)
 # where its own directory is, whatever wrapper was found. Only a directory that the compiler does
 # not know by itself is named.
 AC_DEFUN([FBN_CUDA_LIBRARIES], [
@@ -125,9 +125,9 @@ AC_DEFUN([FBN_CUDA_LIBRARIES], [
     fbn_save_LDFLAGS=$LDFLAGS
     fbn_save_LIBS=$LIBS
     LIBS="-lcublas -lcudart_static -lrt -lpthread -ldl $LIBS"
-    for fbn_lib in none lib64 lib; do
-        AS_CASE([$fbn_lib], [none], [], [
-            test -e "$fbn_cuda_top/include/cublas_v2.h" || continue
+    for fbn_lib in lib64 lib none; do
+        AS_IF([test $fbn_lib = none], [CUDA_CPPFLAGS= CUDA_LDFLAGS=], [
+            test "x$fbn_cuda_top" != x/usr && test -d "$fbn_cuda_top/$fbn_lib" || continue
             CUDA_CPPFLAGS="-isystem $fbn_cuda_top/include"
             CUDA_LDFLAGS="-L$fbn_cuda_top/$fbn_lib"])
         CPPFLAGS="$fbn_save_CPPFLAGS $CUDA_CPPFLAGS"
@@ -141,7 +141,8 @@ AC_DEFUN([FBN_CUDA_LIBRARIES], [
     # A run path only where programs would not find cuBLAS without one.
     AS_IF([test $fbn_found = yes && test "x$CUDA_LDFLAGS" != x], [
         AC_RUN_IFELSE([AC_LANG_PROGRAM([[#include <cublas_v2.h>]],
-                                       [[return cublasCreate == 0;]])],
+                                       [[volatile int never = 0; cublasHandle_t h;
+                                         return never ? (int)cublasCreate(&h) : 0;]])],
                       [], [CUDA_LDFLAGS="$CUDA_LDFLAGS -Wl,-rpath,$fbn_cuda_top/$fbn_lib"], [:])
     ])
     CPPFLAGS=$fbn_save_CPPFLAGS
