@@ -180,6 +180,12 @@ static fbn_status check_device(const fbni_host *host, int device, int *capabilit
     return status;
 }
 
+static void find_encode_map(fbni_cuda_context *c)
+{
+    if (!find_entry("cuTensorMapEncodeTiled", &c->encode_map))
+        c->encode_map = NULL;
+}
+
 static fbn_status read_device(fbni_cuda_context *c)
 {
     int processors = 0, shared_memory = 0;
@@ -287,6 +293,7 @@ fbn_status fbni_cuda_context_create(void **context, const fbni_host *host,
     c->queue.stream = options->stream;
     pthread_mutex_init(&c->blas_lock, NULL);
 
+    find_encode_map(c);
     status = fbni_cuda_enter(c);
     if (status == FBN_OK) {
         if ((status = read_device(c)) == FBN_OK &&

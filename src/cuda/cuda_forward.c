@@ -3,14 +3,15 @@
  * The forward pass, in training and in inference.
  *
  *   training:   product u = x W^T
- *               train_slab (one launch), or column moments, features and normalise
+ *               train_slab (one launch), or column moments (unless the product took them in its
+ *               epilogue), features and normalise
  *               softmax, where the activation is over rows
  *   inference:  features with frozen statistics, product, normalise or softmax
  *
  * u lies in y itself where y can hold it, in `saved` where the caller wants it, else in the
  * workspace.
  */
-#include "cuda_internal.h"
+#include "cuda_hopper.h"
 
 typedef struct forward_job {
     fbni_cuda_layer *layer;
@@ -49,6 +50,27 @@ static fbn_status train_slab(const forward_job *job)
                                  job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
 }
 
+/* The product took the moments of each tile. */
+static fbn_status train_epilogue(const forward_job *job)
+{
+    fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
+    fbni_hopper_tiles tiles;
+    fbni_cuda_chunks chunks;
+    fbn_status status;
+
+    (void)fbni_cuda_is_hopper(job->product.row, &kind);
+    tiles = fbni_hopper_tiles_of(job->context, kind, job->finish.N, job->finish.O);
+    chunks = fbni_hopper_chunks_of(&tiles, job->finish.N);
+    status = fbni_cuda_check(job->context->host,
+                             fbni_cuda_features_train(&job->context->queue, job->is_double,
+                                                      &job->features, &chunks, job->partials),
+                             "features_train");
+    if (status != FBN_OK)
+        return status;
+    return fbni_cuda_finish_rows(job->context, &job->finish,
+                                 job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
+}
+
 static fbn_status train_passes(const forward_job *job)
 {
     const fbni_cuda_queue *queue = &job->context->queue;
@@ -71,16 +93,21 @@ static fbn_status train_passes(const forward_job *job)
 static fbn_status run_training(forward_job *job)
 {
     int64_t *count = job->features.count;
-    fbn_status status = fbni_cuda_forward_product(job->context, &job->product);
+    const fbni_cuda_row_id train = fbni_cuda_choose_train(&job->layer->choice, job->finish.N);
+    fbn_status status;
+
+    if (train == FBNI_CUDA_TRAIN_EPILOGUE)
+        job->product.partials = job->partials;
+    status = fbni_cuda_forward_product(job->context, &job->product);
 
     if (status == FBN_OK && count && (job->features.flags & FBN_CUMULATIVE_AVERAGE))
         status = fbni_cuda_check(job->context->host,
                                  fbni_cuda_count_batch(&job->context->queue, count), "count_batch");
     if (status != FBN_OK)
         return status;
-    return fbni_cuda_choose_train(&job->layer->choice, job->finish.N) == FBNI_CUDA_TRAIN_SLAB
-               ? train_slab(job)
-               : train_passes(job);
+    if (train == FBNI_CUDA_TRAIN_EPILOGUE)
+        return train_epilogue(job);
+    return train == FBNI_CUDA_TRAIN_SLAB ? train_slab(job) : train_passes(job);
 }
 
 static fbn_status run_inference(forward_job *job)
@@ -126,8 +153,9 @@ static void set_product(forward_job *job, const fbn_params *params, const fbni_c
         .ldx = job->args->ldx,
         .weight = params->weight,
         .ldw = params->ldw,
-        .inputs = (float *)(void *)(workspace + w->inputs),
-        .weights = (float *)(void *)(workspace + w->weights),
+        .inputs = workspace + w->inputs,
+        .weights = workspace + w->weights,
+        .control = workspace + w->control,
         .u = half ? workspace + w->matrix : job->args->y,
         .ldu = half ? desc->out_features : job->args->ldy,
     };

@@ -16,6 +16,7 @@
 
 #include <cublas_v2.h>
 #include <cuda.h>
+#include <cudaTypedefs.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -36,6 +37,7 @@ typedef struct fbni_cuda_context {
     int device;
     int capability; /* 90: compute capability 9.0 */
     CUcontext primary;
+    PFN_cuTensorMapEncodeTiled_v12000 encode_map; /* NULL: the driver has none */
     fbni_cuda_queue queue;
     cudaEvent_t event; /* orders a new stream after the old */
     cublasHandle_t blas;
@@ -58,8 +60,13 @@ typedef enum fbni_cuda_operation {
 } fbni_cuda_operation;
 
 typedef enum fbni_cuda_row_id {
+    FBNI_CUDA_PRODUCT_HOPPER_F16, /* cuda_hopper.h; moments in the epilogue */
+    FBNI_CUDA_PRODUCT_HOPPER_BF16,
+    FBNI_CUDA_PRODUCT_HOPPER_TF32,
+    FBNI_CUDA_PRODUCT_HOPPER_FP32,
     FBNI_CUDA_PRODUCT_CUBLAS,     /* operands as they are */
     FBNI_CUDA_PRODUCT_CUBLAS_F32, /* half operands converted to float */
+    FBNI_CUDA_TRAIN_EPILOGUE,     /* the product has taken the moments */
     FBNI_CUDA_TRAIN_SLAB,
     FBNI_CUDA_TRAIN_PASSES,
     FBNI_CUDA_SOFTMAX_REGISTERS,
@@ -106,8 +113,9 @@ typedef struct fbni_cuda_workspace {
     size_t partials; /* of the chunks of column sums */
     size_t dots;     /* N reals where the activation is over rows */
     size_t matrix;   /* N×O reals: u of the half types forward, du backward; or du's parts */
-    size_t inputs;   /* half types: N×I floats: x converted, or dx before its rounding */
-    size_t weights;  /* half types: O×I floats: W converted, or dW before its rounding */
+    size_t inputs;   /* x in parts; half types: N×I floats: x converted, dx before its rounding */
+    size_t weights;  /* W in parts; half types: O×I floats: W converted, dW before its rounding */
+    size_t control;  /* fbni_hopper_control */
     size_t total;
 } fbni_cuda_workspace;
 
@@ -231,15 +239,18 @@ fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *pr
  * weights O×I; weights is NULL where weight is float already. */
 typedef struct fbni_forward_product {
     fbni_cuda_row_id row;
+    bool
+        split; /* Hopper: weight is NULL, and weights has its parts (fbni_hopper_prepare_operand) */
     const fbn_layer_desc *desc;
     int64_t N;
     const void *x;
     int64_t ldx;
     const void *weight;
     int64_t ldw;
-    float *inputs, *weights;
+    void *inputs, *weights, *control;
     void *u;
     int64_t ldu;
+    float *partials; /* Hopper: where the moments go, or NULL */
 } fbni_forward_product;
 fbn_status fbni_cuda_forward_product(fbni_cuda_context *context, const fbni_forward_product *f);
 

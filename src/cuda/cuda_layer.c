@@ -6,10 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cuda_internal.h"
+#include "cuda_hopper.h"
 
 /* Partial sums of the largest batch; smaller ones have no more chunks. */
-static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_desc *desc,
+                            const fbni_cuda_choice *choice)
 {
     const size_t real = fbni_real_size(desc->dtype), O = (size_t)desc->out_features;
     const int64_t processors = context->queue.processors;
@@ -17,8 +18,26 @@ static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_de
                                                          desc->max_batch, desc->out_features, real);
     const fbni_cuda_chunks gradients = fbni_cuda_chunks_of(
         processors * FBNI_CUDA_GRADIENT_BLOCKS, desc->max_batch, desc->out_features, real);
-    const size_t forward = 3 * (size_t)moments.chunks, backward = 2 * (size_t)gradients.chunks;
+    const size_t tiles = choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_EPILOGUE
+                             ? (size_t)fbni_hopper_most_tiles(desc->max_batch)
+                             : 0;
+    const size_t chunks = tiles > (size_t)moments.chunks ? tiles : (size_t)moments.chunks;
+    const size_t forward = 3 * chunks, backward = 2 * (size_t)gradients.chunks;
     return (forward > backward ? forward : backward) * O * real;
+}
+
+/* An operand of the Hopper product: its parts; or, of a half type, a copy, where the larger place
+ * for floats may be shared. */
+static size_t operand_size(const fbn_layer_desc *desc, const fbni_cuda_choice *choice, size_t rows)
+{
+    const size_t floats = fbni_is_half(desc->dtype) ? rows * (size_t)desc->in_features * 4 : 0;
+    fbni_hopper_kind kind;
+    size_t parts;
+
+    if (!fbni_cuda_is_hopper(choice->row[FBNI_CUDA_PRODUCT], &kind))
+        return floats;
+    parts = fbni_hopper_memory_of(kind, (int64_t)rows, desc->in_features, false).total;
+    return parts > floats ? parts : floats;
 }
 
 fbni_cuda_parts fbni_cuda_parts_of(const fbni_cuda_choice *choice)
@@ -38,25 +57,23 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
                                            const fbni_cuda_choice *choice)
 {
     const size_t real = fbni_real_size(desc->dtype);
-    const size_t N = (size_t)desc->max_batch, I = (size_t)desc->in_features;
-    const size_t O = (size_t)desc->out_features;
+    const size_t N = (size_t)desc->max_batch, O = (size_t)desc->out_features;
     const fbni_cuda_parts parts = fbni_cuda_parts_of(choice);
     const size_t all_parts = (size_t)fbni_parts_count(parts) *
                              fbni_part_size(parts, desc->max_batch, desc->out_features);
     const size_t matrix = N * O * real > all_parts ? N * O * real : all_parts;
-    const size_t inputs = fbni_is_half(desc->dtype) ? N * I * sizeof(float) : 0;
-    const size_t weights = fbni_is_half(desc->dtype) ? O * I * sizeof(float) : 0;
     fbni_cuda_workspace w = {0};
 
     w.affine = fbni_place(&w.total, 3 * fbni_align(O * real));
     w.centre = fbni_place(&w.total, O * real);
     w.slopes = fbni_place(&w.total, 2 * fbni_align(O * real));
     w.sums = fbni_place(&w.total, 2 * O * sizeof(double));
-    w.partials = fbni_place(&w.total, partials_size(context, desc));
+    w.partials = fbni_place(&w.total, partials_size(context, desc, choice));
     w.dots = fbni_place(&w.total, fbni_is_rowwise(desc->activation) ? N * real : 0);
     w.matrix = fbni_place(&w.total, matrix);
-    w.inputs = fbni_place(&w.total, inputs);
-    w.weights = fbni_place(&w.total, weights);
+    w.inputs = fbni_place(&w.total, operand_size(desc, choice, N));
+    w.weights = fbni_place(&w.total, operand_size(desc, choice, O));
+    w.control = fbni_place(&w.total, sizeof(fbni_hopper_control));
     return w;
 }
 

@@ -8,7 +8,7 @@
  */
 #include <string.h>
 
-#include "cuda_internal.h"
+#include "cuda_hopper.h"
 
 fbn_status fbni_cuda_fold_slot(void *layer_, const fbn_params *params, void *weight, int64_t ldw,
                                void *bias)
@@ -46,7 +46,9 @@ typedef struct cuda_prepared {
     fbn_layer_desc desc;
     fbni_cuda_row_id product, softmax;
     bool converts; /* the product is in float: weight is float, and x is converted in each run */
-    char *memory;  /* weight [O,I], then alpha, c, shift */
+    bool split;    /* the Hopper product: weight is in parts */
+    fbni_hopper_kind kind;
+    char *memory; /* weight [O,I], then alpha, c, shift */
     fbni_cuda_affine affine;
 } cuda_prepared;
 
@@ -58,6 +60,10 @@ static fbn_status copy_weight(const cuda_prepared *p, const fbn_params *params)
     const size_t size = fbni_dtype_size(p->desc.dtype);
     cudaError_t error;
 
+    if (p->split) {
+        const fbni_hopper_source source = {params->weight, O, params->ldw, p->memory};
+        return fbni_hopper_prepare_operand(c, p->kind, I, &source, p->affine.alpha);
+    }
     if (p->converts)
         error = fbni_cuda_to_float(&c->queue, p->desc.dtype, O, I, params->weight, params->ldw,
                                    (float *)(void *)p->memory, I);
@@ -95,8 +101,12 @@ fbn_status fbni_cuda_prepare(void **prepared, void *layer_, const fbn_params *pa
     const fbn_layer_desc *desc = &layer->desc;
     const size_t real = fbni_real_size(desc->dtype), O = (size_t)desc->out_features;
     const bool converts = layer->choice.row[FBNI_CUDA_PRODUCT] == FBNI_CUDA_PRODUCT_CUBLAS_F32;
-    const size_t weight = fbni_align(O * (size_t)desc->in_features *
-                                     (converts ? sizeof(float) : fbni_dtype_size(desc->dtype)));
+    fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
+    const bool split = fbni_cuda_is_hopper(layer->choice.row[FBNI_CUDA_PRODUCT], &kind);
+    const size_t weight =
+        split ? fbni_hopper_memory_of(kind, desc->out_features, desc->in_features, true).total
+              : fbni_align(O * (size_t)desc->in_features *
+                           (converts ? sizeof(float) : fbni_dtype_size(desc->dtype)));
     cuda_prepared *p = c->host_allocator.allocate(c->host_allocator.user, sizeof *p, 64);
     void *memory = NULL;
     fbn_status status;
@@ -110,6 +120,8 @@ fbn_status fbni_cuda_prepare(void **prepared, void *layer_, const fbn_params *pa
         .product = layer->choice.row[FBNI_CUDA_PRODUCT],
         .softmax = layer->choice.row[FBNI_CUDA_SOFTMAX],
         .converts = converts,
+        .split = split,
+        .kind = kind,
     };
     status = fbni_cuda_enter(c);
     if (status == FBN_OK) {
@@ -141,9 +153,10 @@ void fbni_cuda_prepared_destroy(void *prepared)
     c->host_allocator.deallocate(c->host_allocator.user, p);
 }
 
-/* The workspace of a run: u as floats for the half types, and x as floats where it is converted. */
+/* The workspace of a run: u as floats for the half types, x as floats or in parts where it is
+ * converted or split, and what a split needs. */
 typedef struct run_workspace {
-    size_t u, inputs, total;
+    size_t u, inputs, control, total;
 } run_workspace;
 
 static run_workspace workspace_of(const cuda_prepared *p, int64_t batch)
@@ -153,8 +166,13 @@ static run_workspace workspace_of(const cuda_prepared *p, int64_t batch)
     run_workspace w = {0};
 
     w.u = fbni_place(&w.total, half ? N * (size_t)p->desc.out_features * sizeof(float) : 0);
-    w.inputs =
-        fbni_place(&w.total, p->converts ? N * (size_t)p->desc.in_features * sizeof(float) : 0);
+    if (p->split)
+        w.inputs = fbni_place(
+            &w.total, fbni_hopper_memory_of(p->kind, batch, p->desc.in_features, false).total);
+    else
+        w.inputs =
+            fbni_place(&w.total, p->converts ? N * (size_t)p->desc.in_features * sizeof(float) : 0);
+    w.control = fbni_place(&w.total, p->split ? sizeof(fbni_hopper_control) : 0);
     return w;
 }
 
@@ -186,7 +204,10 @@ fbn_status fbni_cuda_prepared_run(const void *prepared, const fbn_run_args *args
         .ldx = args->ldx,
         .weight = p->memory,
         .ldw = desc->in_features,
-        .inputs = p->converts ? (float *)(void *)(workspace + w.inputs) : NULL,
+        .split = p->split,
+        .inputs = workspace + w.inputs,
+        .weights = p->split ? p->memory : NULL,
+        .control = workspace + w.control,
         .u = half ? workspace + w.u : args->y,
         .ldu = half ? desc->out_features : args->ldy,
     };

@@ -6,7 +6,7 @@
  * C^T = B^T A^T. Every size is 64-bit. Accumulation is in float, for double in double; a half
  * operand's product is stored as float, so that moments and gradients come from the accumulators.
  */
-#include "cuda_internal.h"
+#include "cuda_hopper.h"
 
 static cudaDataType_t blas_type(fbn_dtype type)
 {
@@ -66,10 +66,32 @@ static fbn_status convert_operands(fbni_cuda_context *context, fbni_forward_prod
     return fbni_cuda_check(context->host, error, "conversion to float");
 }
 
+static fbn_status hopper_product(fbni_cuda_context *context, fbni_hopper_kind kind,
+                                 const fbni_forward_product *f)
+{
+    const fbni_hopper_call call = {
+        .kind = kind,
+        .N = f->N,
+        .O = f->desc->out_features,
+        .I = f->desc->in_features,
+        .x = {f->x, f->N, f->ldx, f->inputs},
+        .w = {f->split ? NULL : f->weight, f->desc->out_features, f->ldw, f->weights},
+        .control = f->control,
+        .u = f->u,
+        .ldu = f->ldu,
+        .partials = f->partials,
+    };
+    return fbni_hopper_call_product(context, &call);
+}
+
 fbn_status fbni_cuda_forward_product(fbni_cuda_context *context, const fbni_forward_product *given)
 {
     fbni_forward_product f = *given;
     const bool converts = f.row == FBNI_CUDA_PRODUCT_CUBLAS_F32;
+    fbni_hopper_kind kind;
+
+    if (fbni_cuda_is_hopper(f.row, &kind))
+        return hopper_product(context, kind, &f);
 
     if (converts) {
         const fbn_status status = convert_operands(context, &f);

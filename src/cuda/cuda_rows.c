@@ -6,10 +6,35 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cuda_internal.h"
+#include "cuda_hopper.h"
 
 typedef const char *refuse_machine(const fbni_cuda_context *context);
 typedef const char *refuse_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc);
+
+/* The kind of the Hopper product that a layer needs; FBNI_HOPPER_KINDS: none. */
+static fbni_hopper_kind hopper_kind(const fbn_layer_desc *desc)
+{
+    switch (desc->dtype) {
+    case FBN_F16:
+        return FBNI_HOPPER_F16;
+    case FBN_BF16:
+        return FBNI_HOPPER_BF16;
+    case FBN_F32:
+        return desc->math == FBN_MATH_TF32 ? FBNI_HOPPER_TF32 : FBNI_HOPPER_FP32;
+    default:
+        return FBNI_HOPPER_KINDS;
+    }
+}
+
+bool fbni_cuda_is_hopper(fbni_cuda_row_id row, fbni_hopper_kind *kind)
+{
+    const int of = (int)row - FBNI_CUDA_PRODUCT_HOPPER_F16; /* rows in the order of the kinds */
+
+    if (of < 0 || of >= FBNI_HOPPER_KINDS)
+        return false;
+    *kind = (fbni_hopper_kind)of;
+    return true;
+}
 
 /* ---- machines ---- */
 
@@ -25,6 +50,50 @@ static const char *needs_ampere(const fbni_cuda_context *context)
 }
 
 /* ---- layers ---- */
+
+static const char *hopper_layer(const fbn_layer_desc *desc, fbni_hopper_kind kind)
+{
+    static const char *const data[FBNI_HOPPER_KINDS] = {
+        [FBNI_HOPPER_F16] = "the data is not f16",
+        [FBNI_HOPPER_BF16] = "the data is not bf16",
+        [FBNI_HOPPER_TF32] = "the data is not f32 in FBN_MATH_TF32",
+        [FBNI_HOPPER_FP32] = "the data is not f32 in FBN_MATH_FP32",
+    };
+    return hopper_kind(desc) != kind
+               ? data[kind]
+               : fbni_hopper_refuse_sizes(desc->max_batch, desc->in_features, desc->out_features);
+}
+
+static const char *hopper_f16(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return hopper_layer(desc, FBNI_HOPPER_F16);
+}
+
+static const char *hopper_bf16(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return hopper_layer(desc, FBNI_HOPPER_BF16);
+}
+
+static const char *hopper_tf32(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return hopper_layer(desc, FBNI_HOPPER_TF32);
+}
+
+static const char *hopper_fp32(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return hopper_layer(desc, FBNI_HOPPER_FP32);
+}
+
+/* A Hopper product that could be had, but would be slower than cuBLAS. */
+static const char *hopper_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    return fbni_hopper_refuse_speed(context, hopper_kind(desc), desc->max_batch, desc->in_features,
+                                    desc->out_features);
+}
 
 static const char *any_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
@@ -86,10 +155,21 @@ static const struct row {
     fbni_cuda_operation operation;
     refuse_machine *machine;
     refuse_layer *layer;
+    refuse_layer *slower; /* or NULL: why not, unless it is asked for by name */
 } rows[FBNI_CUDA_ROWS] = {
+    [FBNI_CUDA_PRODUCT_HOPPER_F16] = {"product_f16_sm90", FBNI_CUDA_PRODUCT,
+                                      fbni_hopper_refuse_machine, hopper_f16, hopper_slower},
+    [FBNI_CUDA_PRODUCT_HOPPER_BF16] = {"product_bf16_sm90", FBNI_CUDA_PRODUCT,
+                                       fbni_hopper_refuse_machine, hopper_bf16, hopper_slower},
+    [FBNI_CUDA_PRODUCT_HOPPER_TF32] = {"product_f16x1_sm90", FBNI_CUDA_PRODUCT,
+                                       fbni_hopper_refuse_machine, hopper_tf32, hopper_slower},
+    [FBNI_CUDA_PRODUCT_HOPPER_FP32] = {"product_f16x3_sm90", FBNI_CUDA_PRODUCT,
+                                       fbni_hopper_refuse_machine, hopper_fp32, hopper_slower},
     [FBNI_CUDA_PRODUCT_CUBLAS] = {"product_cublas", FBNI_CUDA_PRODUCT, any_machine, native_product},
     [FBNI_CUDA_PRODUCT_CUBLAS_F32] = {"product_cublas_f32", FBNI_CUDA_PRODUCT, any_machine,
                                       half_only},
+    [FBNI_CUDA_TRAIN_EPILOGUE] = {"train_epilogue", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
+                                  any_layer},
     [FBNI_CUDA_TRAIN_SLAB] = {"train_slab_1024", FBNI_CUDA_TRAIN, any_machine, slab_rows},
     [FBNI_CUDA_TRAIN_PASSES] = {"train_passes", FBNI_CUDA_TRAIN, any_machine, any_layer},
     [FBNI_CUDA_SOFTMAX_REGISTERS] = {"softmax_registers", FBNI_CUDA_SOFTMAX, any_machine,
@@ -129,16 +209,32 @@ static int find(const char *name)
     return row;
 }
 
+/* Why a row is not the layer's, the rows of the operations before being chosen; or NULL. */
+static const char *refusal_now(const fbni_cuda_context *context, const fbn_layer_desc *desc,
+                               const fbni_cuda_choice *choice, int row)
+{
+    fbni_hopper_kind kind;
+    const char *refusal = refusal_of(context, desc, row);
+
+    if (!refusal && row == FBNI_CUDA_TRAIN_EPILOGUE &&
+        !fbni_cuda_is_hopper(choice->row[FBNI_CUDA_PRODUCT], &kind))
+        refusal = "the product takes no moments";
+    return refusal;
+}
+
 /* The first row of an operation that does not refuse. Every table that a layer needs ends in one
- * that takes it. */
+ * that takes it. any_speed: also where it is slower. */
 static int first_of(const fbni_cuda_context *context, const fbn_layer_desc *desc,
-                    fbni_cuda_operation operation, bool quiet)
+                    const fbni_cuda_choice *choice, fbni_cuda_operation operation, bool any_speed,
+                    bool quiet)
 {
     for (int row = 0; row < FBNI_CUDA_ROWS; row++) {
         const char *refusal;
         if (rows[row].operation != operation)
             continue;
-        refusal = refusal_of(context, desc, row);
+        refusal = refusal_now(context, desc, choice, row);
+        if (!refusal && rows[row].slower && !any_speed)
+            refusal = rows[row].slower(context, desc);
         if (!refusal)
             return row;
         if (!quiet)
@@ -153,23 +249,24 @@ fbn_status fbni_cuda_choose(const fbni_cuda_context *context, const fbn_layer_de
     int forced = FBNI_CUDA_ROWS;
 
     if (desc->kernel) {
-        const char *refusal;
         forced = find(desc->kernel);
         if (forced == FBNI_CUDA_ROWS)
             return context->host->fail(FBN_ERR_UNSUPPORTED, "there is no CUDA kernel named %.100s",
                                        desc->kernel);
-        refusal = refusal_of(context, desc, forced);
-        if (refusal)
-            return context->host->fail(FBN_ERR_UNSUPPORTED, "kernel %s: %s", rows[forced].name,
-                                       refusal);
     }
     for (int op = 0; op < FBNI_CUDA_OPERATIONS; op++) {
         const bool needed = op != FBNI_CUDA_SOFTMAX || fbni_is_rowwise(desc->activation);
-        if (forced < FBNI_CUDA_ROWS && (int)rows[forced].operation == op)
+        if (forced < FBNI_CUDA_ROWS && (int)rows[forced].operation == op) {
+            const char *refusal = refusal_now(context, desc, choice, forced);
+            if (refusal)
+                return context->host->fail(FBN_ERR_UNSUPPORTED, "kernel %s: %s", rows[forced].name,
+                                           refusal);
             choice->row[op] = (fbni_cuda_row_id)forced;
-        else
-            choice->row[op] = (fbni_cuda_row_id)first_of(context, desc, (fbni_cuda_operation)op,
-                                                         quiet || !needed);
+        } else {
+            choice->row[op] =
+                (fbni_cuda_row_id)first_of(context, desc, choice, (fbni_cuda_operation)op,
+                                           forced == FBNI_CUDA_TRAIN_EPILOGUE, quiet || !needed);
+        }
     }
     choice->forced = forced < FBNI_CUDA_ROWS && rows[forced].operation == FBNI_CUDA_TRAIN;
     return FBN_OK;
@@ -177,7 +274,7 @@ fbn_status fbni_cuda_choose(const fbni_cuda_context *context, const fbn_layer_de
 
 fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_choice *choice, int64_t batch)
 {
-    if (choice->forced)
+    if (choice->forced || choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_EPILOGUE)
         return choice->row[FBNI_CUDA_TRAIN];
     return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
 }

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The planner and the driver of the Hopper product (hopper_product.cuh, hopper_split.cu).
+ */
+#include <string.h>
+
+#include "cuda_hopper.h"
+
+/* ---- which products it takes ---- */
+
+const char *fbni_hopper_refuse_machine(const fbni_cuda_context *context)
+{
+#ifdef FBNI_HAVE_HOPPER
+    if (context->capability != 90)
+        return "the device is no Hopper GPU (sm_90)";
+    return context->encode_map ? NULL : "the driver encodes no tensor maps";
+#else
+    (void)context;
+    return "the module was built without sm_90a";
+#endif
+}
+
+const char *fbni_hopper_refuse_sizes(int64_t N, int64_t I, int64_t O)
+{
+    const int64_t most = INT32_MAX - 1024; /* the copy engine's coordinates have 32 bits */
+
+    if (I > FBNI_HOPPER_DEPTH_MOST)
+        return "in_features is more than 65536";
+    return N > most || O > most ? "max_batch or out_features is 2^31 or more" : NULL;
+}
+
+/* What was measured on an H200, in microseconds, TFLOP/s and bytes per microsecond
+ * (bench/results): of the kind, one block of 64 of the depth of a tile of 256 columns, the bytes
+ * that its split moves for an entry, and the rate of cuBLAS's product. */
+static const struct speed {
+    double block, split_bytes, blas;
+} speeds[FBNI_HOPPER_KINDS] = {
+    [FBNI_HOPPER_F16] = {0.72, 0, 700},
+    [FBNI_HOPPER_BF16] = {0.72, 0, 720},
+    [FBNI_HOPPER_TF32] = {0.74, 6, 390},
+    [FBNI_HOPPER_FP32] = {2.1, 8, 48},
+};
+static const double tile_start = 5, split_start = 12, blas_start = 6, bandwidth = 3.3e6;
+
+static double product_time(fbni_hopper_kind kind, const fbni_hopper_tiles *t, int64_t N, int64_t I,
+                           int64_t O)
+{
+    const struct speed *s = &speeds[kind];
+    const double blocks = (double)((I + 63) / 64);
+    const double split =
+        s->split_bytes > 0
+            ? split_start + s->split_bytes * ((double)N + (double)O) * (double)I / bandwidth
+            : 0;
+    return split + (double)t->waves * (tile_start + blocks * s->block * t->columns / 256);
+}
+
+const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                     int64_t N, int64_t I, int64_t O)
+{
+#ifdef FBNI_HAVE_HOPPER
+    const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, O);
+    const double blas = blas_start + 2e-6 * (double)N * (double)I * (double)O / speeds[kind].blas;
+    const double moments = 4 * (double)N * (double)O / bandwidth; /* which it saves */
+
+    return product_time(kind, &t, N, I, O) > blas + moments ? "cuBLAS is faster at this size"
+                                                            : NULL;
+#else
+    (void)context, (void)kind, (void)N, (void)I, (void)O;
+    return NULL;
+#endif
+}
+
+/* ---- tiles ---- */
+
+#ifdef FBNI_HAVE_HOPPER
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* The tiles that fill the fewest waves of the machine, counted in columns; the wider where two do
+ * as well. Two pairs of feature tiles together: a wave then streams half of x for the second time,
+ * and a band of features is complete early. */
+fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                       int64_t N, int64_t O)
+{
+    const int64_t clusters = context->queue.processors / FBNI_HOPPER_CLUSTER;
+    const int64_t pairs = ceil_div(O, FBNI_HOPPER_FEATURES * FBNI_HOPPER_CLUSTER);
+    fbni_hopper_tiles best = {0};
+    int columns;
+
+    for (int i = 0; (columns = fbni_hopper_tile_columns(kind, i)) > 0; i++) {
+        const int64_t count = ceil_div(N, columns), waves = ceil_div(pairs * count, clusters);
+        if (best.columns == 0 || waves * columns < best.waves * best.columns) {
+            best.columns = columns;
+            best.count = count;
+            best.waves = waves;
+        }
+    }
+    best.band = pairs < 4 ? (int)pairs : 4;
+    return best;
+}
+#endif
+
+fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N)
+{
+    const fbni_cuda_chunks chunks = {
+        .rows = N,
+        .group_rows = tiles->columns,
+        .groups = tiles->count,
+        .chunks = (int)tiles->count,
+    };
+    return chunks;
+}
+
+int64_t fbni_hopper_most_tiles(int64_t N)
+{
+    return N / 128 + 1; /* of the narrowest */
+}
+
+/* ---- memory ---- */
+
+/* Entries from one row of parts to the next: the copy engine wants multiples of 16 bytes. */
+static int64_t stride_of(int64_t I)
+{
+    return (I + 7) / 8 * 8;
+}
+
+static bool is_float(fbni_hopper_kind kind)
+{
+    return kind == FBNI_HOPPER_TF32 || kind == FBNI_HOPPER_FP32;
+}
+
+fbni_hopper_memory fbni_hopper_memory_of(fbni_hopper_kind kind, int64_t rows, int64_t I,
+                                         bool separate)
+{
+    const size_t matrix = (size_t)rows * (size_t)stride_of(I) * 2;
+    const size_t rescue = matrix * (size_t)fbni_hopper_parts(kind);
+    fbni_hopper_memory m = {0};
+
+    if (!is_float(kind)) {
+        m.parts = fbni_place(&m.total, matrix);
+        return m;
+    }
+    m.parts = fbni_place(&m.total, separate ? matrix * (kind == FBNI_HOPPER_FP32 ? 2 : 1) : rescue);
+    m.rescue = separate ? fbni_place(&m.total, rescue) : m.parts;
+    m.exponents = fbni_place(&m.total, (size_t)rows * sizeof(int));
+    m.largest = fbni_place(&m.total, (size_t)I * sizeof(unsigned));
+    return m;
+}
+
+#ifdef FBNI_HAVE_HOPPER
+
+/* ---- operands ---- */
+
+static fbni_hopper_operand operand_of(fbni_hopper_kind kind, const fbni_hopper_source *s, int64_t I)
+{
+    const fbni_hopper_memory m = fbni_hopper_memory_of(kind, s->rows, I, s->p == NULL);
+    const fbni_hopper_operand operand = {
+        .rows = s->rows,
+        .from = s->p,
+        .ldfrom = s->ld,
+        .parts = (uint16_t *)(void *)(s->memory + m.parts),
+        .rescue = (uint16_t *)(void *)(s->memory + m.rescue),
+        .exponents = (int *)(void *)(s->memory + m.exponents),
+        .largest = (unsigned *)(void *)(s->memory + m.largest),
+    };
+    return operand;
+}
+
+static cudaError_t clear_largest(fbni_cuda_context *c, const fbni_hopper_operand *o, int64_t I)
+{
+    return o->from ? cudaMemsetAsync(o->largest, 0, (size_t)I * sizeof(unsigned), c->queue.stream)
+                   : cudaSuccess;
+}
+
+static fbn_status split_operands(fbni_cuda_context *c, const fbni_hopper_split *split)
+{
+    cudaError_t error = cudaMemsetAsync(split->control, 0, sizeof *split->control, c->queue.stream);
+
+    for (int i = 0; i < 2 && error == cudaSuccess; i++)
+        error = clear_largest(c, &split->operand[i], split->I);
+    if (error == cudaSuccess)
+        error = fbni_hopper_split_operands(&c->queue, split);
+    if (error == cudaSuccess)
+        error = fbni_hopper_rescue_operands(&c->queue, split);
+    return fbni_cuda_check(c->host, error, "hopper_split");
+}
+
+fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind kind, int64_t I,
+                                       const fbni_hopper_source *s, void *control)
+{
+    const fbni_hopper_memory m = fbni_hopper_memory_of(kind, s->rows, I, true);
+    fbni_hopper_split split = {.kind = kind, .I = I, .ld = stride_of(I), .control = control};
+    fbni_hopper_operand *operand = &split.operand[1];
+    cudaError_t error;
+
+    if (!is_float(kind)) {
+        error =
+            cudaMemcpy2DAsync(s->memory + m.parts, (size_t)split.ld * 2, s->p, (size_t)s->ld * 2,
+                              (size_t)I * 2, (size_t)s->rows, cudaMemcpyDefault, c->queue.stream);
+        return fbni_cuda_check(c->host, error, "the weight's copy");
+    }
+    *operand = operand_of(kind, s, I);
+    operand->rescue = (uint16_t *)(void *)(s->memory + m.rescue);
+    operand->parts = (uint16_t *)(void *)(s->memory + m.parts);
+    operand->exponents = (int *)(void *)(s->memory + m.exponents);
+    operand->largest = (unsigned *)(void *)(s->memory + m.largest);
+    error = cudaMemsetAsync(control, 0, sizeof *split.control, c->queue.stream);
+    if (error == cudaSuccess)
+        error = clear_largest(c, operand, I);
+    if (error == cudaSuccess)
+        error = fbni_hopper_split_operands(&c->queue, &split);
+    if (error == cudaSuccess) /* any bits but zeros: the other parts too */
+        error = cudaMemsetAsync(control, 1, sizeof *split.control, c->queue.stream);
+    if (error == cudaSuccess)
+        error = fbni_hopper_rescue_operands(&c->queue, &split);
+    return fbni_cuda_check(c->host, error, "hopper_split");
+}
+
+/* ---- tensor maps ---- */
+
+/* [parts][rows][I] of 16-bit entries, in boxes of 64 × box_rows × 1. */
+static CUresult map_operand(const fbni_cuda_context *c, CUtensorMap *map, const void *p, int64_t I,
+                            int64_t rows, int64_t ld, int parts, int box_rows)
+{
+    const cuuint64_t dimensions[3] = {(cuuint64_t)I, (cuuint64_t)rows, (cuuint64_t)parts};
+    const cuuint64_t strides[2] = {(cuuint64_t)ld * 2, (cuuint64_t)(ld * rows) * 2};
+    const cuuint32_t box[3] = {64, (cuuint32_t)box_rows, 1}, steps[3] = {1, 1, 1};
+
+    return c->encode_map(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 3, (void *)(uintptr_t)p, dimensions,
+                         strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                         CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
+/* [N, O] of floats, in boxes of 32 × FBNI_HOPPER_PIECE. */
+static CUresult map_result(const fbni_cuda_context *c, CUtensorMap *map, float *p, int64_t N,
+                           int64_t O, int64_t ld)
+{
+    const cuuint64_t dimensions[2] = {(cuuint64_t)O, (cuuint64_t)N};
+    const cuuint64_t strides[1] = {(cuuint64_t)ld * sizeof(float)};
+    const cuuint32_t box[2] = {32, FBNI_HOPPER_PIECE}, steps[2] = {1, 1};
+
+    return c->encode_map(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, p, dimensions, strides, box,
+                         steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                         CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
+static bool is_mappable(const void *p, int64_t ld, size_t size)
+{
+    return (uintptr_t)p % 16 == 0 && (size_t)ld * size % 16 == 0;
+}
+
+/* A half operand as it is, or a copy where the copy engine cannot read it. */
+static fbn_status half_operand(fbni_cuda_context *c, const fbni_hopper_source *s, int64_t I,
+                               const void **p, int64_t *ld)
+{
+    *p = s->p;
+    *ld = s->ld;
+    if (s->p && is_mappable(s->p, s->ld, 2))
+        return FBN_OK;
+    *p = s->memory;
+    *ld = stride_of(I);
+    if (!s->p)
+        return FBN_OK;
+    return fbni_cuda_check(c->host,
+                           cudaMemcpy2DAsync(s->memory, (size_t)*ld * 2, s->p, (size_t)s->ld * 2,
+                                             (size_t)I * 2, (size_t)s->rows, cudaMemcpyDefault,
+                                             c->queue.stream),
+                           "an operand's copy");
+}
+
+/* ---- the call ---- */
+
+/* Operands of the half types: one part each. */
+static fbn_status map_halves(fbni_cuda_context *c, const fbni_hopper_call *call,
+                             fbni_hopper_product *p)
+{
+    const void *x, *w;
+    int64_t ldx, ldw;
+    fbn_status status = half_operand(c, &call->x, call->I, &x, &ldx);
+
+    if (status == FBN_OK)
+        status = half_operand(c, &call->w, call->I, &w, &ldw);
+    if (status != FBN_OK)
+        return status;
+    if (map_operand(c, &p->x, x, call->I, call->N, ldx, 1, p->columns / FBNI_HOPPER_CLUSTER) ||
+        map_operand(c, &p->w, w, call->I, call->O, ldw, 1, FBNI_HOPPER_FEATURES))
+        return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused an operand");
+    p->w_rescue = p->w;
+    return FBN_OK;
+}
+
+static fbn_status map_floats(fbni_cuda_context *c, const fbni_hopper_call *call,
+                             fbni_hopper_product *p)
+{
+    const int parts = fbni_hopper_parts(call->kind), f16 = call->kind == FBNI_HOPPER_FP32 ? 2 : 1;
+    const int64_t ld = stride_of(call->I);
+    const fbni_hopper_split split = {
+        .kind = call->kind,
+        .I = call->I,
+        .ld = ld,
+        .operand = {operand_of(call->kind, &call->x, call->I),
+                    operand_of(call->kind, &call->w, call->I)},
+        .control = call->control,
+    };
+    const fbni_hopper_operand *x = &split.operand[0], *w = &split.operand[1];
+    const fbn_status status = split_operands(c, &split);
+
+    if (status != FBN_OK)
+        return status;
+    if (map_operand(c, &p->x, x->parts, call->I, call->N, ld, parts,
+                    p->columns / FBNI_HOPPER_CLUSTER) ||
+        map_operand(c, &p->w, w->parts, call->I, call->O, ld, f16, FBNI_HOPPER_FEATURES) ||
+        map_operand(c, &p->w_rescue, w->rescue, call->I, call->O, ld, parts, FBNI_HOPPER_FEATURES))
+        return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused an operand");
+    p->x_exponents = x->exponents;
+    p->w_exponents = w->exponents;
+    p->rescue = &split.control->rescue;
+    return FBN_OK;
+}
+
+fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call *call)
+{
+    const fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->N, call->O);
+    fbni_hopper_product p = {
+        .kind = call->kind,
+        .columns = tiles.columns,
+        .band = tiles.band,
+        .N = call->N,
+        .O = call->O,
+        .I = call->I,
+        .ldout = call->ldu,
+        .partials = call->partials,
+    };
+    const fbn_status status =
+        is_float(call->kind) ? map_floats(c, call, &p) : map_halves(c, call, &p);
+
+    if (status != FBN_OK)
+        return status;
+    if (!is_mappable(call->u, call->ldu, sizeof(float)) ||
+        map_result(c, &p.u, call->u, call->N, call->O, call->ldu) != CUDA_SUCCESS)
+        p.out = call->u;
+    return fbni_cuda_check(c->host, fbni_hopper_multiply(&c->queue, &p), "hopper_product");
+}
+
+#else
+
+fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                       int64_t N, int64_t O)
+{
+    const fbni_hopper_tiles none = {0};
+
+    (void)context, (void)kind, (void)N, (void)O;
+    return none;
+}
+
+fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind kind, int64_t I,
+                                       const fbni_hopper_source *s, void *control)
+{
+    (void)kind, (void)I, (void)s, (void)control;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
+
+fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call *call)
+{
+    (void)call;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The Hopper product from the drivers' side: which kind a layer needs, its tiles, its memory and its
+ * call. Without sm_90a in the module all of it refuses.
+ */
+#ifndef FBNI_CUDA_HOPPER_H
+#define FBNI_CUDA_HOPPER_H
+
+#include "cuda_internal.h"
+#include "hopper_kernels.h"
+
+/* Whether a row of FBNI_CUDA_PRODUCT is one of these, and of which kind (cuda_rows.c). */
+bool fbni_cuda_is_hopper(fbni_cuda_row_id row, fbni_hopper_kind *kind);
+
+/* NULL where this machine can run the Hopper kernels, else why not. */
+const char *fbni_hopper_refuse_machine(const fbni_cuda_context *context);
+/* The same of a product of these sizes; and whether cuBLAS is expected to be faster. */
+const char *fbni_hopper_refuse_sizes(int64_t N, int64_t I, int64_t O);
+const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                     int64_t N, int64_t I, int64_t O);
+
+typedef struct fbni_hopper_tiles {
+    int columns;   /* of a tile */
+    int64_t count; /* along the batch */
+    int band;      /* pairs of feature tiles done together */
+    int64_t waves;
+} fbni_hopper_tiles;
+fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                       int64_t N, int64_t O);
+/* The tiles as chunks of column moments (fbni_hopper_product.partials). */
+fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N);
+/* The most tiles along any batch of at most N rows. */
+int64_t fbni_hopper_most_tiles(int64_t N);
+
+/* One operand's memory, in bytes from where it begins: its parts, and for the float kinds exponents
+ * and largest entries. separate: the bf16 parts do not share the place of the f16 ones. */
+typedef struct fbni_hopper_memory {
+    size_t parts, rescue, exponents, largest, total;
+} fbni_hopper_memory;
+fbni_hopper_memory fbni_hopper_memory_of(fbni_hopper_kind kind, int64_t rows, int64_t I,
+                                         bool separate);
+
+/* An operand: a matrix, where its parts go, and whether they are there already. */
+typedef struct fbni_hopper_source {
+    const void *p; /* NULL: the parts are in memory, separate (fbni_hopper_prepare_operand) */
+    int64_t rows, ld;
+    char *memory;
+} fbni_hopper_source;
+
+typedef struct fbni_hopper_call {
+    fbni_hopper_kind kind;
+    int64_t N, O, I;
+    fbni_hopper_source x, w;
+    void *control; /* fbni_hopper_control, of the float kinds */
+    float *u;
+    int64_t ldu;
+    float *partials; /* or NULL */
+} fbni_hopper_call;
+
+/* u = x W^T (and its column moments). */
+fbn_status fbni_hopper_call_product(fbni_cuda_context *context, const fbni_hopper_call *call);
+/* Both kinds of parts of an operand, for good. */
+fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *context, fbni_hopper_kind kind, int64_t I,
+                                       const fbni_hopper_source *source, void *control);
+
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The contract of the Hopper kernels (sm_90a), beside cuda_kernels.h, whose common rules hold here.
+ */
+#ifndef FBNI_CUDA_HOPPER_KERNELS_H
+#define FBNI_CUDA_HOPPER_KERNELS_H
+
+#include "cuda_kernels.h"
+
+#include <cuda.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How the operands of a product are made of 16-bit numbers. */
+typedef enum fbni_hopper_kind {
+    FBNI_HOPPER_F16,  /* they are f16 */
+    FBNI_HOPPER_BF16, /* they are bf16 */
+    FBNI_HOPPER_TF32, /* float: f16 hi; three products of two bf16 parts where f16 does not do */
+    FBNI_HOPPER_FP32, /* float: f16 hi + lo, three products; or six of three bf16 parts */
+    FBNI_HOPPER_KINDS
+} fbni_hopper_kind;
+
+/* A tile is FBNI_HOPPER_FEATURES × columns. */
+enum { FBNI_HOPPER_FEATURES = 128, FBNI_HOPPER_CLUSTER = 2, FBNI_HOPPER_PIECE = 16 };
+
+/* out[n, o] = sum over k of x[n, k] w[o, k], n < N, o < O, k < I. */
+typedef struct fbni_hopper_product {
+    fbni_hopper_kind kind;
+    int columns; /* of the tile: fbni_hopper_tile_columns */
+    int band;    /* pairs of feature tiles that are done together */
+    int64_t N, O, I;
+    /* Operands: dimensions (depth, rows, parts); boxes (64, 128, 1) and (64, columns / 2, 1). */
+    CUtensorMap w, x, w_rescue; /* w_rescue: as w, read where *rescue is not 0 */
+    /* Row i of x is 2^-x_exponents[i] times what its parts add up to; NULL: as it is. */
+    const int *w_exponents, *x_exponents;
+    const int *rescue; /* device: not 0: the bf16 parts are there instead, without exponents */
+    /* The result, [N, O]: dimensions (O, N), boxes (32, FBNI_HOPPER_PIECE), swizzled; or, where no
+     * map can have it, out with its leading dimension, else NULL. */
+    CUtensorMap u;
+    float *out;
+    int64_t ldout;
+    /* Column moments by tiles of `columns` rows, as column_moments.cu has them, tile t of T as chunk
+     * T - 1 - t; or NULL. */
+    float *partials;
+} fbni_hopper_product;
+
+cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper_product *product);
+/* The tiles that a kind is compiled for: their columns for index = 0, 1, ...; 0 after the last. */
+int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index);
+
+/* ---- operands in parts (hopper_split.cu) ---- */
+
+/* A float matrix and its parts: parts[p][row][k], 16-bit entries, rows `ld` entries apart. */
+typedef struct fbni_hopper_operand {
+    int64_t rows;
+    const float *from; /* [rows, I] */
+    int64_t ldfrom;
+    uint16_t *parts;  /* of f16 */
+    uint16_t *rescue; /* of bf16; may be the same place */
+    int *exponents;   /* rows */
+    unsigned
+        *largest; /* I: the largest entry of each column as f16 has it, bits; begins as zeros */
+} fbni_hopper_operand;
+
+/* Zeros before the split begins. */
+typedef struct fbni_hopper_control {
+    unsigned done; /* blocks that have finished */
+    int rescue;    /* written: f16 loses what the product needs */
+} fbni_hopper_control;
+
+enum { FBNI_HOPPER_DEPTH_MOST = 65536 }; /* I */
+
+typedef struct fbni_hopper_split {
+    fbni_hopper_kind kind;          /* TF32 or FP32 */
+    int64_t I, ld;                  /* ld: a multiple of 8 */
+    fbni_hopper_operand operand[2]; /* split before: from is NULL; not there: largest too */
+    fbni_hopper_control *control;
+} fbni_hopper_split;
+
+/* The f16 parts of both operands, and whether they will do. */
+cudaError_t fbni_hopper_split_operands(const fbni_cuda_queue *queue,
+                                       const fbni_hopper_split *split);
+/* Where they will not, the bf16 parts in their place; else nothing. */
+cudaError_t fbni_hopper_rescue_operands(const fbni_cuda_queue *queue,
+                                        const fbni_hopper_split *split);
+/* Parts of an operand of this kind, as many as its rescue has. */
+static inline int fbni_hopper_parts(fbni_hopper_kind kind)
+{
+    return kind == FBNI_HOPPER_FP32 ? 3 : kind == FBNI_HOPPER_TF32 ? 2 : 1;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The kernel and the launcher of the Hopper product; hopper_product.cuh has the tile's picture.
+ */
+#include "device.cuh"
+#include "hopper_epilogue.cuh"
+#include "hopper_product.cuh"
+
+namespace
+{
+
+using namespace fbni;
+
+/* The kernel's arguments beside the maps. */
+struct arguments {
+    int64_t N, O;
+    int blocks; /* of the depth */
+    int pairs, tiles, band;
+    const int *w_exponents, *x_exponents, *rescue;
+    float *out; /* NULL: the copy engine stores, by the map */
+    int64_t ldout;
+    float *partials;
+};
+
+template <int COLUMNS>
+__device__ void finish(float (&d)[COLUMNS / 2], const arguments &a, const CUtensorMap *out,
+                       uint32_t buffers, int pair, int batch_tile, bool scaled)
+{
+    constexpr int PIECE = tile_of<COLUMNS>::PIECE;
+    const int group = (int)threadIdx.x / GROUP - 1, t = (int)threadIdx.x % GROUP;
+    const int feature =
+                  (pair * CLUSTER + (int)cluster_rank()) * TILE_FEATURES + group * GROUP_FEATURES,
+              row = batch_tile * COLUMNS;
+    fragment f;
+    f.feature = feature + t / 32 * 16 + t % 32 / 4;
+    f.row = row + t % 4 * 2;
+    f.features = a.O;
+    f.rows = a.N;
+
+    if (scaled)
+        unscale(d, f, a.w_exponents, a.x_exponents);
+    if (a.partials)
+        store_moments(d, f, a.partials + (int64_t)(a.tiles - 1 - batch_tile) * 3 * a.O);
+    if (a.out)
+        store_tile(d, f, a.out, a.ldout);
+    else
+        copy_tile<PIECE>(d, out, buffers + (uint32_t)(group * PIECE * GROUP_FEATURES * 4 * 2),
+                         feature, row, t, ALONE + group);
+}
+
+template <half_type TYPE, int PARTS, bool PROMOTE, int COLUMNS>
+__device__ void consume(ring<COLUMNS> read, schedule s, const arguments &a, const CUtensorMap *out,
+                        bool scaled)
+{
+    const int group = (int)threadIdx.x / GROUP - 1;
+    const uint32_t mine = (uint32_t)(group * GROUP_FEATURES * tile_of<COLUMNS>::ROW_BYTES);
+    ring<COLUMNS> freed = read;
+    float d[COLUMNS / 2];
+
+    if (PROMOTE && group == 1)
+        named_arrive(TURN, 2 * GROUP);
+    for (; s.more(); s.next()) {
+        int pair, batch_tile;
+        if (PROMOTE)
+            multiply_promoted<TYPE, PARTS>(d, read, freed, mine, a.blocks);
+        else
+            multiply_depth<TYPE, PARTS>(d, read, freed, mine, a.blocks);
+        s.where(&pair, &batch_tile);
+        finish<COLUMNS>(d, a, out, read.store, pair, batch_tile, scaled);
+    }
+    if (PROMOTE && group == 0)
+        named_wait(TURN, 2 * GROUP);
+    if (threadIdx.x % GROUP == 0)
+        store_wait<0>();
+}
+
+/* RESCUE: parts of bf16 where *a.rescue says so; 0: never. */
+template <int COLUMNS, half_type TYPE, int PARTS, bool PROMOTE, int RESCUE>
+__global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
+    hopper_product(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x,
+                   const __grid_constant__ CUtensorMap w_rescue,
+                   const __grid_constant__ CUtensorMap out, arguments a)
+{
+    using tile = tile_of<COLUMNS>;
+    extern __shared__ char dynamic[];
+    const uint32_t base =
+        (shared_address(dynamic) + SHARED_ALIGN - 1) / SHARED_ALIGN * SHARED_ALIGN;
+    ring<COLUMNS> r(base);
+    schedule s = {a.pairs, a.tiles, a.band, (int)blockIdx.x / CLUSTER, (int)gridDim.x / CLUSTER};
+
+    if (threadIdx.x == 0) {
+        prefetch_map(&w);
+        prefetch_map(&x);
+        for (int i = 0; i < tile::SLOTS; i++) {
+            barrier_init(r.barriers + (uint32_t)i * 8, 1);
+            barrier_init(r.barriers + (uint32_t)(tile::SLOTS + i) * 8,
+                         CLUSTER * (THREADS / GROUP - 1));
+        }
+        barrier_init_fence();
+    }
+    __syncthreads();
+    cluster_arrive();
+    cluster_wait();
+    const bool rescue = RESCUE > 0 && *a.rescue != 0;
+
+    if (threadIdx.x < GROUP) {
+        keep_registers<PRODUCER_REGISTERS>();
+        if (threadIdx.x == 0)
+            load_tiles(r, s, rescue ? &w_rescue : &w, &x, a.blocks, rescue ? RESCUE : PARTS);
+    } else {
+        take_registers<CONSUMER_REGISTERS>();
+        if (RESCUE > 0 && rescue)
+            consume<half_type::BF16, (RESCUE > 0 ? RESCUE : 1), PROMOTE>(r, s, a, &out, false);
+        else
+            consume<TYPE, PARTS, PROMOTE>(r, s, a, &out, a.w_exponents != NULL);
+    }
+    __syncwarp();
+    cluster_arrive(); /* the other block may still be writing to this one's shared memory */
+    cluster_wait();
+}
+
+typedef void kernel(const CUtensorMap, const CUtensorMap, const CUtensorMap, const CUtensorMap,
+                    arguments);
+
+/* The kernels that there are. */
+const struct variant {
+    fbni_hopper_kind kind;
+    int columns, shared;
+    kernel *function;
+} variants[] = {
+#define VARIANT(KIND, COLUMNS, TYPE, PARTS, PROMOTE, RESCUE)                                       \
+    {                                                                                              \
+        FBNI_HOPPER_##KIND, COLUMNS, tile_of<COLUMNS>::SHARED_BYTES,                               \
+            hopper_product<COLUMNS, half_type::TYPE, PARTS, PROMOTE, RESCUE>                       \
+    }
+    VARIANT(F16, 256, F16, 1, false, 0),   VARIANT(F16, 128, F16, 1, false, 0),
+    VARIANT(BF16, 256, BF16, 1, false, 0), VARIANT(BF16, 128, BF16, 1, false, 0),
+    VARIANT(TF32, 256, F16, 1, false, 2),  VARIANT(TF32, 128, F16, 1, false, 2),
+    VARIANT(FP32, 192, F16, 2, true, 3),   VARIANT(FP32, 176, F16, 2, true, 3),
+    VARIANT(FP32, 128, F16, 2, true, 3),
+#undef VARIANT
+};
+
+} // namespace
+
+int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index)
+{
+    for (const variant &v : variants)
+        if (v.kind == kind && index-- == 0)
+            return v.columns;
+    return 0;
+}
+
+cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper_product *p)
+{
+    arguments a = {};
+    a.N = p->N;
+    a.O = p->O;
+    a.blocks = (int)ceil_div(p->I, TILE_DEPTH);
+    a.pairs = (int)ceil_div(p->O, TILE_FEATURES * CLUSTER);
+    a.tiles = (int)ceil_div(p->N, p->columns);
+    a.band = p->band;
+    a.w_exponents = p->w_exponents;
+    a.x_exponents = p->x_exponents;
+    a.rescue = p->rescue;
+    a.out = p->out;
+    a.ldout = p->ldout;
+    a.partials = p->partials;
+    for (const variant &v : variants) {
+        if (v.kind != p->kind || v.columns != p->columns)
+            continue;
+        const int64_t clusters = least((int64_t)a.pairs * a.tiles, queue->processors / CLUSTER);
+        cudaError_t error =
+            cudaFuncSetAttribute(v.function, cudaFuncAttributeMaxDynamicSharedMemorySize, v.shared);
+        if (error == cudaSuccess)
+            error =
+                launch_shared(v.function, (unsigned)(clusters * CLUSTER), THREADS, queue->stream,
+                              (size_t)v.shared, p->w, p->x, p->w_rescue, p->u, a);
+        return error;
+    }
+    return cudaErrorInvalidValue;
+}

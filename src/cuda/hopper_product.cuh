@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Our own product for sm_90a, out[n, o] = sum over k of b[n, k] a[o, k], on 16-bit operands by TMA,
+ * mbarriers and wgmma. Forward: a is W [O,I], b is x [N,I]. Features are the tile's rows, so that a
+ * thread holds 2 features × COLUMNS / 4 batch rows: their moments are sums in its own registers.
+ *
+ *                    batch rows n                  A block has 128 features × COLUMNS batch rows: two
+ *               +--------------------+             warpgroups of 64 features each, and one thread of a
+ *     features  | block 0: 64 | WG 0 |             third that keeps the copy engine busy. Two blocks
+ *        o      |          64 | WG 1 |             make a cluster: they share the batch rows, of which
+ *               +--------------------+             each fetches half for both.
+ *               | block 1            |
+ *               +--------------------+
+ *
+ * Operands may come in parts, x = 2^-e (x_0 + x_1 + ...), each 16-bit (hopper_split.cu). A slot of
+ * shared memory holds 64 of the depth of one part of both operands. The products of parts i and j
+ * with i + j < PARTS are taken, the smallest first.
+ *
+ * The tensor cores truncate what they add to an accumulator, to its own size. PROMOTE: after every
+ * 64 of the depth the accumulator is added to a second set of registers, rounded to nearest, and
+ * begins anew; so the many small products meet a small accumulator, and the large ones are four
+ * instructions. The warpgroups take turns: one adds while the other's products run.
+ */
+#ifndef FBNI_CUDA_HOPPER_PRODUCT_CUH
+#define FBNI_CUDA_HOPPER_PRODUCT_CUH
+
+#include "hopper_kernels.h"
+#include "hopper_ptx.cuh"
+
+namespace fbni
+{
+
+/* ---- configuration ---- */
+
+constexpr int TILE_FEATURES = FBNI_HOPPER_FEATURES, CLUSTER = FBNI_HOPPER_CLUSTER;
+constexpr int TILE_DEPTH = 64, GROUP_FEATURES = 64;
+constexpr int GROUP = 128, THREADS = 3 * GROUP; /* a warpgroup; a producer and two consumers */
+constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
+constexpr int SHARED_MOST = 227 * 1024, SHARED_ALIGN = 1024;
+
+template <int COLUMNS>
+struct tile_of {
+    static constexpr int ROW_BYTES = TILE_DEPTH * 2;
+    static constexpr int A_BYTES = TILE_FEATURES * ROW_BYTES;
+    static constexpr int B_BYTES = COLUMNS * ROW_BYTES;
+    static constexpr int SLOT_BYTES = A_BYTES + B_BYTES;
+    /* beside the slots: what is stored, two warpgroups × two buffers × PIECE rows × 64 floats */
+    static constexpr int PIECE = FBNI_HOPPER_PIECE;
+    static constexpr int STORE_BYTES = 2 * 2 * PIECE * GROUP_FEATURES * 4;
+    static constexpr int BARRIER_BYTES = 256;
+    static constexpr int REST = SHARED_ALIGN + STORE_BYTES + BARRIER_BYTES;
+    static constexpr int SLOTS =
+        (SHARED_MOST - REST) / SLOT_BYTES < 8 ? (SHARED_MOST - REST) / SLOT_BYTES : 8;
+    static constexpr int SHARED_BYTES = SLOTS * SLOT_BYTES + REST;
+};
+
+/* ---- shared memory: a ring of slots ---- */
+
+/* A walk over the slots, of the producer or of a warpgroup of consumers. */
+template <int COLUMNS>
+struct ring {
+    using tile = tile_of<COLUMNS>;
+    uint32_t slots, store, barriers; /* full, then empty */
+    int index;
+    uint32_t phase;
+
+    __device__ ring(uint32_t base)
+    {
+        slots = base;
+        store = slots + tile::SLOTS * tile::SLOT_BYTES;
+        barriers = store + tile::STORE_BYTES;
+        index = 0;
+        phase = 0;
+    }
+    __device__ uint32_t slot() const
+    {
+        return slots + (uint32_t)index * tile::SLOT_BYTES;
+    }
+    __device__ uint32_t full() const
+    {
+        return barriers + (uint32_t)index * 8;
+    }
+    __device__ uint32_t empty() const
+    {
+        return barriers + (uint32_t)(tile::SLOTS + index) * 8;
+    }
+    __device__ void next()
+    {
+        if (++index == tile::SLOTS) {
+            index = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+/* ---- the order of tiles ---- */
+
+/* Bands of `band` pairs of feature tiles; within a band batch tile by batch tile. So what runs at the
+ * same time shares a band of W and a stretch of x, and a band is complete before the next. */
+struct schedule {
+    int pairs, tiles; /* of feature tiles; of batch tiles */
+    int band;
+    int tile, step;
+
+    __device__ bool more() const
+    {
+        return tile < pairs * tiles;
+    }
+    __device__ void next()
+    {
+        tile += step;
+    }
+    __device__ void where(int *pair, int *batch_tile) const
+    {
+        const int whole = band * tiles, at = tile % whole, first = tile / whole * band;
+        const int width = pairs - first < band ? pairs - first : band;
+        *pair = first + at % width;
+        *batch_tile = at / width;
+    }
+};
+
+/* ---- load ---- */
+
+template <int COLUMNS>
+__device__ inline void load_tiles(ring<COLUMNS> r, schedule s, const CUtensorMap *a,
+                                  const CUtensorMap *b, int blocks, int parts)
+{
+    using tile = tile_of<COLUMNS>;
+    constexpr int SHARE = COLUMNS / CLUSTER;
+    const int rank = (int)cluster_rank();
+
+    for (; s.more(); s.next()) {
+        int pair, batch_tile;
+        s.where(&pair, &batch_tile);
+        const int feature = (pair * CLUSTER + rank) * TILE_FEATURES;
+        const int row = batch_tile * COLUMNS + rank * SHARE;
+        for (int block = 0; block < blocks; block++) {
+            for (int part = 0; part < parts; part++, r.next()) {
+                barrier_wait(r.empty(), r.phase ^ 1);
+                barrier_expect(r.full(), tile::SLOT_BYTES);
+                copy_box(r.slot(), a, r.full(), block * TILE_DEPTH, feature, part);
+                copy_box_to(r.slot() + tile::A_BYTES + (uint32_t)(rank * SHARE * tile::ROW_BYTES),
+                            b, r.full(), block * TILE_DEPTH, row, part, (1 << CLUSTER) - 1);
+            }
+        }
+    }
+}
+
+/* ---- compute ---- */
+
+/* Gives `count` slots back to the producers of both blocks, whose copies fill this block's. */
+template <int COLUMNS>
+__device__ inline void release(ring<COLUMNS> &r, int count)
+{
+    for (int i = 0; i < count; i++, r.next())
+        if (threadIdx.x % GROUP < CLUSTER)
+            barrier_arrive_at(r.empty(), threadIdx.x % GROUP);
+}
+
+/* The products of one block of the depth, from the smallest to the largest. */
+template <half_type TYPE, int PARTS, int COLUMNS>
+__device__ inline void multiply_block(float (&d)[COLUMNS / 2], ring<COLUMNS> &read, uint32_t mine,
+                                      bool fresh)
+{
+    using instruction = wgmma<TYPE, COLUMNS>;
+    uint64_t a[PARTS], b[PARTS];
+
+#pragma unroll
+    for (int part = 0; part < PARTS; part++, read.next()) {
+        a[part] = operand_descriptor(read.slot() + mine);
+        b[part] = operand_descriptor(read.slot() + tile_of<COLUMNS>::A_BYTES);
+        barrier_wait(read.full(), read.phase);
+    }
+    wgmma_begin();
+#pragma unroll
+    for (int order = PARTS - 1; order >= 0; order--)
+#pragma unroll
+        for (int i = 0; i <= order; i++)
+#pragma unroll
+            for (int k = 0; k < TILE_DEPTH / 16; k++)
+                instruction::multiply(d, a[i] + 2 * k, b[order - i] + 2 * k,
+                                      order < PARTS - 1 || i > 0 || k > 0 || !fresh);
+    wgmma_commit();
+}
+
+/* d: the products over the whole depth. read and freed: walks of the same ring. */
+template <half_type TYPE, int PARTS, int COLUMNS>
+__device__ inline void multiply_depth(float (&d)[COLUMNS / 2], ring<COLUMNS> &read,
+                                      ring<COLUMNS> &freed, uint32_t mine, int blocks)
+{
+    multiply_block<TYPE, PARTS>(d, read, mine, true);
+    for (int block = 1; block < blocks; block++) {
+        multiply_block<TYPE, PARTS>(d, read, mine, false);
+        wgmma_wait<1>(); /* the block before is done */
+        release(freed, PARTS);
+    }
+    wgmma_wait<0>();
+    release(freed, PARTS);
+    pin(d);
+}
+
+/* Named barriers: of warpgroup 0's turn, and the next of 1's; of a warpgroup alone, likewise. */
+enum { TURN = 1, ALONE = 3 };
+
+/* sum: the same, block by block. */
+template <half_type TYPE, int PARTS, int COLUMNS>
+__device__ inline void multiply_promoted(float (&sum)[COLUMNS / 2], ring<COLUMNS> &read,
+                                         ring<COLUMNS> &freed, uint32_t mine, int blocks)
+{
+    const int group = (int)threadIdx.x / GROUP - 1;
+    float d[COLUMNS / 2];
+
+#pragma unroll
+    for (int i = 0; i < COLUMNS / 2; i++)
+        sum[i] = 0;
+    for (int block = 0; block < blocks; block++) {
+        named_wait(TURN + group, 2 * GROUP);
+        multiply_block<TYPE, PARTS>(d, read, mine, true);
+        named_arrive(TURN + 1 - group, 2 * GROUP);
+        wgmma_wait<0>();
+        pin(d);
+        release(freed, PARTS);
+#pragma unroll
+        for (int i = 0; i < COLUMNS / 2; i++)
+            sum[i] += d[i];
+    }
+}
+
+} // namespace fbni
+
+#endif

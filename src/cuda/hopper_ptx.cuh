@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The instructions of sm_90a that the Hopper kernels use, one function each (PTX ISA 8.x: mbarrier,
+ * cp.async.bulk.tensor, wgmma.mma_async, setmaxnreg, barrier.cluster). Shared-memory addresses are
+ * 32-bit, as __cvta_generic_to_shared gives them.
+ */
+#ifndef FBNI_CUDA_HOPPER_PTX_CUH
+#define FBNI_CUDA_HOPPER_PTX_CUH
+
+#include <cuda.h>
+#include <stdint.h>
+
+namespace fbni
+{
+
+__device__ inline uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* ---- clusters and warps ---- */
+
+__device__ inline uint32_t cluster_rank()
+{
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+__device__ inline void cluster_arrive()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ inline void cluster_wait()
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* Barriers of the block by number; 0 is __syncthreads. threads: those that wait or arrive. */
+__device__ inline void named_wait(int id, int threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ inline void named_arrive(int id, int threads)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+template <int REGISTERS>
+__device__ inline void keep_registers()
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+
+template <int REGISTERS>
+__device__ inline void take_registers()
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+
+/* ---- mbarriers ---- */
+
+__device__ inline void barrier_init(uint32_t barrier, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+
+/* Makes initialised barriers visible to the copy engine and to the cluster. */
+__device__ inline void barrier_init_fence()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ inline void barrier_expect(uint32_t barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+/* Arrives at the barrier that lies at the same place in block `rank` of the cluster. Of this
+ * block's scope: what is handed over has been read, nothing was written. (Release to the cluster
+ * costs a fence of the whole device.) */
+__device__ inline void barrier_arrive_at(uint32_t barrier, uint32_t rank)
+{
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+                 "}\n" ::"r"(barrier),
+                 "r"(rank)
+                 : "memory");
+}
+
+/* Waits until the phase of this parity is complete. */
+__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@done bra finished;\n"
+                 "bra again;\n"
+                 "finished:\n"
+                 "}\n" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* ---- the copy engine ---- */
+
+__device__ inline void prefetch_map(const CUtensorMap *map)
+{
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* A box of one part of a matrix to shared memory; what lies outside of the matrix is zeros. */
+__device__ inline void copy_box(uint32_t to, const CUtensorMap *map, uint32_t barrier, int column,
+                                int row, int part)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+        "[%1, {%3, %4, %5}], [%2];" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(part)
+        : "memory");
+}
+
+/* The same box to the same place in every block of `ranks` (a bit each), whose barriers count it. */
+__device__ inline void copy_box_to(uint32_t to, const CUtensorMap *map, uint32_t barrier,
+                                   int column, int row, int part, uint16_t ranks)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
+        "cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(part), "h"(ranks)
+        : "memory");
+}
+
+/* Makes this thread's writes to shared memory visible to the copy engine. */
+__device__ inline void copy_fence()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* A box from shared memory to a matrix; what would lie outside is left out. */
+__device__ inline void store_box(const CUtensorMap *map, uint32_t from, int column, int row)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+        "r"(from), "r"(column), "r"(row)
+        : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Until all but PENDING of this thread's boxes have been read from shared memory. */
+template <int PENDING>
+__device__ inline void store_wait()
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
+__device__ inline void store_shared(uint32_t to, float v)
+{
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory");
+}
+
+/* ---- wgmma ---- */
+
+/* Operand in shared memory: rows of 64 16-bit entries along the depth, 128-byte swizzle, groups of
+ * 8 rows 1024 bytes apart; begins at a multiple of 1024. Sixteen entries further along the depth
+ * are 32 bytes: 2 in the descriptor. */
+__device__ inline uint64_t operand_descriptor(uint32_t address)
+{
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 |
+           (uint64_t)1 << 62;
+}
+
+__device__ inline void wgmma_begin()
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ inline void wgmma_commit()
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+/* Until at most PENDING groups are on their way. */
+template <int PENDING>
+__device__ inline void wgmma_wait()
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+/* An accumulator is not to be moved over a wait or a begin. */
+template <int COUNT>
+__device__ inline void pin(float (&d)[COUNT])
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        asm volatile("" : "+f"(d[i])::"memory");
+}
+
+enum class half_type { F16, BF16 };
+
+/* d[64, COLUMNS] = a[64,16] b[COLUMNS,16]^T (+ d): both operands in shared memory, d in the
+ * registers of a warpgroup, COLUMNS / 2 a thread. */
+template <half_type TYPE, int COLUMNS>
+struct wgmma;
+
+#define FBNI_D8(i)                                                                                 \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
+        "+f"(d[i + 6]), "+f"(d[i + 7])
+#define FBNI_D32(i) FBNI_D8(i), FBNI_D8(i + 8), FBNI_D8(i + 16), FBNI_D8(i + 24)
+/* clang-format off */
+#define FBNI_WGMMA(TYPE, NAME, COLUMNS, REGISTERS, A, B, SCALE, ...) \
+    template <> \
+    struct wgmma<half_type::TYPE, COLUMNS> { \
+        __device__ static void multiply(float (&d)[COLUMNS / 2], uint64_t a, uint64_t b, int add) \
+        { \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " SCALE ", 0;\n" \
+                         "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k16.f32." NAME "." NAME " " \
+                         REGISTERS A ", " B ", p, 1, 1, 0, 0;\n}\n" \
+                         : __VA_ARGS__ : "l"(a), "l"(b), "r"(add)); \
+        } \
+    };
+#define FBNI_R64 \
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+#define FBNI_R128 \
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+                     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+#define FBNI_R176 \
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+                     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+                     "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+                     "%80, %81, %82, %83, %84, %85, %86, %87}, "
+#define FBNI_R192 \
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+                     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+                     "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+                     "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
+#define FBNI_R256 \
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+                     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+                     "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+                     "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+                     "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+                     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+FBNI_WGMMA(F16, "f16", 64, FBNI_R64, "%32", "%33", "%34", FBNI_D32(0))
+FBNI_WGMMA(BF16, "bf16", 64, FBNI_R64, "%32", "%33", "%34", FBNI_D32(0))
+FBNI_WGMMA(F16, "f16", 128, FBNI_R128, "%64", "%65", "%66", FBNI_D32(0), FBNI_D32(32))
+FBNI_WGMMA(BF16, "bf16", 128, FBNI_R128, "%64", "%65", "%66", FBNI_D32(0), FBNI_D32(32))
+FBNI_WGMMA(F16, "f16", 176, FBNI_R176, "%88", "%89", "%90", FBNI_D32(0), FBNI_D32(32), FBNI_D8(64), FBNI_D8(72), FBNI_D8(80))
+FBNI_WGMMA(BF16, "bf16", 176, FBNI_R176, "%88", "%89", "%90", FBNI_D32(0), FBNI_D32(32), FBNI_D8(64), FBNI_D8(72), FBNI_D8(80))
+FBNI_WGMMA(F16, "f16", 192, FBNI_R192, "%96", "%97", "%98", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64))
+FBNI_WGMMA(BF16, "bf16", 192, FBNI_R192, "%96", "%97", "%98", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64))
+FBNI_WGMMA(F16, "f16", 256, FBNI_R256, "%128", "%129", "%130", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96))
+FBNI_WGMMA(BF16, "bf16", 256, FBNI_R256, "%128", "%129", "%130", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96))
+#undef FBNI_R64
+#undef FBNI_R128
+#undef FBNI_R176
+#undef FBNI_R192
+#undef FBNI_R256
+#undef FBNI_WGMMA
+#undef FBNI_D32
+#undef FBNI_D8
+/* clang-format on */
+
+} // namespace fbni
+
+#endif
