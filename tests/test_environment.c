@@ -80,9 +80,11 @@ END_TEST
 
 /* ---- FUSEDBN_KERNEL and the list of rows ----------------------------------------------------- */
 
+/* With softmax: the layer has a stage for each row of CUDA's table. */
 static fbn_status create_layer(const char *kernel, char *description, size_t size)
 {
     test_case c = case_default(true);
+    c.activation = FBN_ACT_SOFTMAX;
     fbn_layer_desc desc = case_desc(&c);
     fbn_layer *layer;
     desc.kernel = kernel;
