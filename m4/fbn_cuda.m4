@@ -117,8 +117,9 @@ AC_DEFUN([FBN_TRY_CUDA], [
 AC_DEFUN([FBN_CUDA_LIBRARIES], [
     : > conftest.cu
     fbn_cuda_top=`"$NVCC" $NVCCFLAGS --dryrun -c conftest.cu 2>&1 | sed -n 's/^#\$ TOP=//p'`
-    fbn_cuda_top=`cd "$fbn_cuda_top" 2>/dev/null && pwd`
     rm -f conftest.cu
+    AS_IF([test "x$fbn_cuda_top" = x], [fbn_cuda_top=`dirname "$NVCC"`/..])
+    fbn_cuda_top=`cd "$fbn_cuda_top" && pwd`
     AC_MSG_CHECKING([for the toolkit of $NVCC])
     fbn_found=no
     fbn_save_CPPFLAGS=$CPPFLAGS
