@@ -114,7 +114,8 @@ typedef struct fbni_cuda_workspace {
     size_t dots;     /* N reals where the activation is over rows */
     size_t matrix;   /* N×O reals: u of the half types forward, du backward; or du's parts */
     size_t inputs;   /* x in parts; half types: N×I floats: x converted, dx before its rounding */
-    size_t weights;  /* W in parts; half types: O×I floats: W converted, dW before its rounding */
+    size_t weights;  /* W in parts; half types: O×I floats: W converted, dW before its rounding; or
+                        copies of W */
     size_t control;  /* fbni_hopper_control */
     size_t total;
 } fbni_cuda_workspace;
@@ -160,7 +161,7 @@ static inline size_t fbni_place(size_t *total, size_t bytes)
     *total += fbni_align(bytes);
     return at;
 }
-/* Parts of du (input_gradient.cu): how many, and the bytes of one. */
+/* Parts of du (input_gradient.cu): how many, and the bytes of an element of one. */
 static inline int fbni_parts_count(fbni_cuda_parts parts)
 {
     return parts == FBNI_CUDA_PARTS_BF16X3 ? 3 : parts == FBNI_CUDA_PARTS_TF32X2 ? 2 : 1;
@@ -168,10 +169,6 @@ static inline int fbni_parts_count(fbni_cuda_parts parts)
 static inline size_t fbni_part_element(fbni_cuda_parts parts)
 {
     return parts == FBNI_CUDA_PARTS_BF16X3 ? 2 : 4;
-}
-static inline size_t fbni_part_size(fbni_cuda_parts parts, int64_t N, int64_t O)
-{
-    return fbni_align((size_t)N * (size_t)O * fbni_part_element(parts));
 }
 /* Three vectors of O reals that begin at p. */
 static inline void fbni_vectors(char *p, int64_t O, size_t real, void **a, void **b, void **c)
@@ -223,12 +220,13 @@ typedef struct fbni_operand {
     bool transposed; /* the matrix lies transposed in memory */
 } fbni_operand;
 
-/* c[m,n] = a[m,depth] b[depth,n] (+ c), row-major; a and b of type, c of its real type, summed in
- * that or better. tf32: float operands are rounded to TF32. */
+/* c[m,n] = a[m,depth] b[depth,n] (+ c), row-major; a and b of type, c of its real type (or, if
+ * narrow, of type too), summed in the real type or better. tf32: float operands are rounded to
+ * TF32. */
 typedef struct fbni_product {
     int64_t m, n, depth;
     fbn_dtype type;
-    bool tf32, accumulate;
+    bool tf32, accumulate, narrow;
     fbni_operand a, b;
     void *c;
     int64_t ldc;

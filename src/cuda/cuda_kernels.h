@@ -250,9 +250,10 @@ cudaError_t fbni_cuda_features_backward(const fbni_cuda_queue *queue, int is_dou
                                         const fbni_cuda_feature_gradients *gradients,
                                         const fbni_cuda_chunks *chunks, const void *partials);
 
-/* input_gradient.cu -- du, as reals or as a sum of parts that the tensor cores multiply exactly:
- *     bf16x3  three bf16 matrices, parts_stride elements apart: 24 bits
- *     tf32x2  two float matrices of 11 bits, parts_stride elements apart: 23 bits */
+/* input_gradient.cu -- du [N,O] of reals; or as a sum of parts that the tensor cores multiply
+ * exactly, side by side in the columns of one matrix, the smallest first:
+ *     bf16x3  [N,3 O] of bf16: 24 bits
+ *     tf32x2  [N,2 O] of float with 11 bits: 23 bits */
 typedef enum fbni_cuda_parts {
     FBNI_CUDA_PARTS_REAL,
     FBNI_CUDA_PARTS_BF16X3,
@@ -261,8 +262,7 @@ typedef enum fbni_cuda_parts {
 typedef struct fbni_cuda_input_gradient {
     fbni_cuda_parts parts;
     fbni_cuda_slopes slopes;
-    void *du; /* leading dimension O */
-    int64_t parts_stride;
+    void *du; /* packed */
 } fbni_cuda_input_gradient;
 cudaError_t fbni_cuda_input_gradient_of(const fbni_cuda_queue *queue,
                                         const fbni_cuda_gradient *gradient,

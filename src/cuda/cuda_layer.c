@@ -59,9 +59,11 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     const size_t real = fbni_real_size(desc->dtype);
     const size_t N = (size_t)desc->max_batch, O = (size_t)desc->out_features;
     const fbni_cuda_parts parts = fbni_cuda_parts_of(choice);
-    const size_t all_parts = (size_t)fbni_parts_count(parts) *
-                             fbni_part_size(parts, desc->max_batch, desc->out_features);
+    const size_t all_parts = (size_t)fbni_parts_count(parts) * N * O * fbni_part_element(parts);
     const size_t matrix = N * O * real > all_parts ? N * O * real : all_parts;
+    const size_t weights = operand_size(desc, choice, O);
+    const size_t copies =
+        parts == FBNI_CUDA_PARTS_BF16X3 ? 3 * O * (size_t)desc->in_features * 2 : 0;
     fbni_cuda_workspace w = {0};
 
     w.affine = fbni_place(&w.total, 3 * fbni_align(O * real));
@@ -72,7 +74,7 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     w.dots = fbni_place(&w.total, fbni_is_rowwise(desc->activation) ? N * real : 0);
     w.matrix = fbni_place(&w.total, matrix);
     w.inputs = fbni_place(&w.total, operand_size(desc, choice, N));
-    w.weights = fbni_place(&w.total, operand_size(desc, choice, O));
+    w.weights = fbni_place(&w.total, weights > copies ? weights : copies);
     w.control = fbni_place(&w.total, sizeof(fbni_hopper_control));
     return w;
 }

@@ -4,7 +4,8 @@
  *
  * cuBLAS stores by columns: a row-major matrix is its transpose there, so C = A B is computed as
  * C^T = B^T A^T. Every size is 64-bit. Accumulation is in float, for double in double; a half
- * operand's product is stored as float, so that moments and gradients come from the accumulators.
+ * operand's product is stored as float, so that moments and gradients come from the accumulators,
+ * but where it is final (`narrow`): then cuBLAS rounds it once.
  */
 #include "cuda_hopper.h"
 
@@ -32,7 +33,8 @@ fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *p)
     const bool wide = p->type == FBN_F64;
     const void *one = wide ? (const void *)&one_double : &one_float;
     const void *zero = wide ? (const void *)&zero_double : &zero_float;
-    const cudaDataType_t from = blas_type(p->type), to = wide ? CUDA_R_64F : CUDA_R_32F;
+    const cudaDataType_t from = blas_type(p->type);
+    const cudaDataType_t to = wide ? CUDA_R_64F : p->narrow ? from : CUDA_R_32F;
     const cublasComputeType_t compute = wide      ? CUBLAS_COMPUTE_64F
                                         : p->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
                                                   : CUBLAS_COMPUTE_32F;

@@ -7,8 +7,13 @@
  * or f16 number is exact on the tensor cores, since rounding du itself to a half type would cost
  * what the layer promises to keep (half types round once, at the end):
  *
- *     bf16x3:  du = a + b + c, each the rounding to bf16 (8 bits) of what the parts before left
- *     tf32x2:  du = a + b, each the rounding to TF32 (11 bits) of what is left: 23 bits
+ *     bf16x3:  du = low + middle + high, each the rounding to bf16 (8 bits) of what the parts above
+ *              it leave: 24 bits. Two parts would be half a part too few: where dx cancels, the
+ *              2^-17 that they leave of du passed the bound on the error up to 500 times.
+ *     tf32x2:  du = low + high, each the rounding to TF32 (11 bits) of what is left: 23 bits
+ *
+ * The parts lie side by side in the columns of one matrix, the smallest first: one product with as
+ * many copies of W below each other adds them all.
  *
  * A block is a slab of columns wide; its threads go down the rows, 4 rows in flight each, from the
  * first row: the sums were taken the other way.
@@ -56,9 +61,9 @@ template <typename R, bool WIDE>
 struct writer<FBNI_CUDA_PARTS_REAL, R, WIDE> {
     template <int COUNT>
     __device__ static void store(const columns<R, WIDE> &cols, const fbni_cuda_input_gradient &to,
-                                 int64_t at, R (&du)[COUNT])
+                                 int64_t row, int64_t O, R (&du)[COUNT])
     {
-        cols.store((R *)to.du + at, du);
+        cols.store((R *)to.du + row * O, du);
     }
 };
 
@@ -66,17 +71,19 @@ template <bool WIDE>
 struct writer<FBNI_CUDA_PARTS_BF16X3, float, WIDE> {
     template <int COUNT>
     __device__ static void store(const columns<float, WIDE> &cols,
-                                 const fbni_cuda_input_gradient &to, int64_t at, float (&du)[COUNT])
+                                 const fbni_cuda_input_gradient &to, int64_t row, int64_t O,
+                                 float (&du)[COUNT])
     {
+        __nv_bfloat16 *parts = (__nv_bfloat16 *)to.du + 3 * row * O;
 #pragma unroll
-        for (int part = 0; part < 3; part++) {
+        for (int part = 2; part >= 0; part--) {
             float values[COUNT];
 #pragma unroll
             for (int k = 0; k < COUNT; k++) {
                 values[k] = __bfloat162float(bf16_part(du[k]));
                 du[k] = rest_of(du[k], values[k]);
             }
-            cols.store((__nv_bfloat16 *)to.du + part * to.parts_stride + at, values);
+            cols.store(parts + part * O, values);
         }
     }
 };
@@ -85,16 +92,18 @@ template <bool WIDE>
 struct writer<FBNI_CUDA_PARTS_TF32X2, float, WIDE> {
     template <int COUNT>
     __device__ static void store(const columns<float, WIDE> &cols,
-                                 const fbni_cuda_input_gradient &to, int64_t at, float (&du)[COUNT])
+                                 const fbni_cuda_input_gradient &to, int64_t row, int64_t O,
+                                 float (&du)[COUNT])
     {
+        float *low = (float *)to.du + 2 * row * O;
         float values[COUNT];
 #pragma unroll
         for (int k = 0; k < COUNT; k++) {
             values[k] = tf32_part(du[k]);
             du[k] = tf32_part(rest_of(du[k], values[k]));
         }
-        cols.store((float *)to.du + at, values);
-        cols.store((float *)to.du + to.parts_stride + at, du);
+        cols.store(low, du);
+        cols.store(low + O, values);
     }
 };
 
@@ -134,7 +143,7 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS<real_t<T>>)
                     const R mean_part = frozen ? du_1[k] : fma(du_u[k], u[i][k] - v.c[k], du_1[k]);
                     g[i][k] = v.alpha[k] * (g[i][k] + mean_part);
                 }
-                writer<PARTS, R, WIDE>::store(cols, to, (row + i * step) * a.O, g[i]);
+                writer<PARTS, R, WIDE>::store(cols, to, row + i * step, a.O, g[i]);
             }
         }
     }
