@@ -200,6 +200,13 @@ static bool parse_precisions(const char *text, bool *wanted)
     return true;
 }
 
+void list_cuda_cases(void)
+{
+    for (int i = 0; i < CASES; i++)
+        printf("%c %-31s %s, %s\n", cuda_cases[i].usual ? '*' : ' ', cuda_cases[i].name,
+               chain_name(cuda_cases[i].chain), operation_name(cuda_cases[i].operation));
+}
+
 static int run_cases(struct gpu *g, const struct cuda_options *o, const bool *wanted)
 {
     int result = EXIT_SUCCESS, chosen = 0;
@@ -224,9 +231,7 @@ static int run_cases(struct gpu *g, const struct cuda_options *o, const bool *wa
     }
     if (chosen > 0)
         return result;
-    fprintf(stderr, "bench: --case %s: no such case; those on CUDA are:\n", o->cases);
-    for (int i = 0; i < CASES; i++)
-        fprintf(stderr, "  %s\n", cuda_cases[i].name);
+    fprintf(stderr, "bench: --case %s: no such case; --list lists them\n", o->cases);
     return EXIT_USAGE;
 }
 

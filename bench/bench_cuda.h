@@ -19,6 +19,7 @@ struct cuda_options {
 
 /* Runs what the options ask for; an exit status. Without CUDA (bench_cuda_none.c) it says so. */
 int run_cuda(const struct cuda_options *options, fbn_context *context);
+void list_cuda_cases(void);
 
 #ifdef BENCH_WITH_CUDA
 

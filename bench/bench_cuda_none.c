@@ -5,6 +5,10 @@
 
 #include <stdlib.h>
 
+void list_cuda_cases(void)
+{
+}
+
 int run_cuda(const struct cuda_options *options, fbn_context *context)
 {
     (void)options;

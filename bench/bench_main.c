@@ -214,8 +214,11 @@ static bool is_chosen(const struct options *o, const struct bench_case *c)
 static void list(const fbn_context *context)
 {
     const char *refusal, *kernel;
+    const bool cuda = fbn_context_backend(context) == FBN_BACKEND_CUDA;
     puts("cases (* runs without --case):");
-    for (int i = 0; i < bench_case_count; i++) {
+    if (cuda)
+        list_cuda_cases();
+    for (int i = 0; i < bench_case_count && !cuda; i++) {
         const struct bench_case *c = &bench_cases[i];
         printf("%c %-31s %s, %s%s\n", c->usual ? '*' : ' ', c->name, chain_name(c->chain),
                operation_name(c->operation), c->cold ? ", caches emptied" : "");

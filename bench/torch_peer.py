@@ -8,6 +8,9 @@ The library is called through ctypes on the memory of PyTorch's tensors. First b
 compared with PyTorch's in double; then both are timed. PyTorch and the library may bring different
 OpenMP runtimes, whose idle threads spin for some milliseconds after each call; so a pause and an
 untimed call come before each sample, or the one's threads would take the other's processors.
+
+--backend cuda runs both on a GPU (torch_peer_cuda.py): eager and compiled, each as calls on a
+stream and as replays of a CUDA graph.
 """
 
 import argparse
@@ -85,7 +88,7 @@ RunArgs = struct(
     "fbn_run_args", ("batch", I64), *pointers("x"), ("ldx", I64), *pointers("y"), ("ldy", I64),
     *pointers("workspace"), ("workspace_size", SIZE))
 
-SCALE_SCALAR, SCALE_FEATURE, ACT_SOFTMAX, BACKEND_CPU = 1, 2, 4, 1
+SCALE_SCALAR, SCALE_FEATURE, ACT_SOFTMAX, BACKEND_CPU, BACKEND_CUDA = 1, 2, 4, 1, 2
 
 
 class Library:
@@ -110,28 +113,28 @@ class Library:
         return s
 
 
-def aligned_bytes(count):
-    """Memory aligned to 64 bytes, or None for none."""
+def aligned_bytes(count, device):
+    """Memory aligned to 256 bytes, or None for none."""
     if count == 0:
         return None
-    memory = torch.empty(count + 64, dtype=torch.uint8)
-    return memory[-memory.data_ptr() % 64:][:count]
+    memory = torch.empty(count + 256, dtype=torch.uint8, device=device)
+    return memory[-memory.data_ptr() % 256:][:count]
 
 
 class FusedLayer:
     """The library's layer on a module's parameters, with results of its own."""
 
-    def __init__(self, library, context, module, x, dy, operation, dtype):
+    def __init__(self, library, context, module, x, dy, operation, dtype, math=0):
         self.library, self.operation, self.x, self.dy = library, operation, x, dy
         linear, norm, softmax = module.linear, module.norm, module.softmax
         size = ctypes.c_size_t()
         # The caller's memory is not the module's: the running statistics and the results.
         self.mean, self.var = norm.running_mean.clone(), norm.running_var.clone()
-        self.y = torch.empty(len(x), linear.out_features, dtype=x.dtype)
+        self.y = torch.empty(len(x), linear.out_features, dtype=x.dtype, device=x.device)
         self.scale = module.scale
         desc = library.make(
             LayerDesc, in_features=linear.in_features, out_features=linear.out_features,
-            max_batch=len(x), dtype=dtype, activation=ACT_SOFTMAX if softmax else 0,
+            max_batch=len(x), dtype=dtype, math=math, activation=ACT_SOFTMAX if softmax else 0,
             **{"post_scale" if softmax else "pre_scale": SCALE_SCALAR if softmax else SCALE_FEATURE})
         self.layer = ctypes.c_void_p()
         library.call("fbn_layer_create", ctypes.byref(self.layer), context, ctypes.byref(desc))
@@ -142,7 +145,7 @@ class FusedLayer:
         self.forward = library.make(ForwardArgs, batch=len(x), x=x, y=self.y)
         if operation == "backward":
             library.call("fbn_layer_saved_size", self.layer, I64(len(x)), ctypes.byref(size))
-            self.saved = aligned_bytes(size.value)
+            self.saved = aligned_bytes(size.value, x.device)
             self.forward.saved, self.forward.saved_size = self.saved.data_ptr(), size.value
             self.backward = library.make(
                 BackwardArgs, batch=len(x), x=x, dy=dy, saved=self.saved, saved_size=size.value)
@@ -160,7 +163,7 @@ class FusedLayer:
                          ctypes.byref(self.params))
             library.call("fbn_prepared_workspace_size", self.prepared, I64(len(x)),
                          ctypes.byref(size))
-            self.workspace = aligned_bytes(size.value)
+            self.workspace = aligned_bytes(size.value, x.device)
             self.run = library.make(RunArgs, batch=len(x), x=x, y=self.y)
             if self.workspace is not None:
                 self.run.workspace = self.workspace.data_ptr()
@@ -178,6 +181,16 @@ class FusedLayer:
             calls.append((c.fbn_backward,
                           (self.layer, by(self.params), by(self.backward), by(self.grads))))
         return calls
+
+    def use(self, x, dy):
+        """Other tensors of the same shapes from now on."""
+        self.x, self.dy = x, dy
+        if self.operation == "prepared":
+            self.run.x = x.data_ptr()
+        else:
+            self.forward.x = x.data_ptr()
+        if self.operation == "backward":
+            self.backward.x, self.backward.dy = x.data_ptr(), dy.data_ptr()
 
     def __call__(self):
         for function, arguments in self.calls:
@@ -247,6 +260,9 @@ class TorchLayer:
         module.train(operation in ("train", "backward"))
         self.y = None
 
+    def use(self, x, dy):
+        self.x, self.dy = x, dy
+
     def __call__(self):
         if self.operation == "backward":
             self.x.grad = None
@@ -275,7 +291,7 @@ class ExactLayer:
         linear = module.linear
         exact = Module(linear.in_features, linear.out_features, module.softmax is not None)
         exact.load_state_dict(module.state_dict())
-        exact.double()
+        exact.double().to(x.device)
         exact.linear.weight.data = exact.linear.weight.data.flip(1)
         self.layer = TorchLayer(exact, exact, x.double().flip(0, 1), dy.double().flip(0), operation)
 
@@ -397,14 +413,20 @@ def find_library(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--library", help="libfusedbn.so (default: that in build/, or installed)")
     parser.add_argument("--case", default="", help="only cases whose names contain this")
-    parser.add_argument("--dtype", default="f32", help="f32, f64, bf16, f16 (default: f32)")
+    parser.add_argument("--dtype", default="f32",
+                        help="f32, f64, bf16, f16, on cuda tf32 too (default: f32)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all")
     parser.add_argument("--repeat", type=int, default=31, help="rounds (default: 31)")
     parser.add_argument("--no-compile", dest="compile", action="store_false",
                         help="leave torch.compile out")
     options = parser.parse_args()
+    if options.backend == "cuda":
+        import torch_peer_cuda  # pylint: disable=import-outside-toplevel; needs this module
+        torch_peer_cuda.run(options, find_library(options.library))
+        return
     dtypes = options.dtype.split(",")
     if not set(dtypes) <= set(DTYPES):
         parser.error(f"--dtype {options.dtype}: expected {', '.join(DTYPES)}")
