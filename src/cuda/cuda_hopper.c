@@ -29,6 +29,8 @@ const char *fbni_hopper_refuse_sizes(int64_t N, int64_t I, int64_t O)
     return N > most || O > most ? "max_batch or out_features is 2^31 or more" : NULL;
 }
 
+#ifdef FBNI_HAVE_HOPPER
+
 /* What was measured on an H200, in microseconds, TFLOP/s and bytes per microsecond
  * (bench/results): of the kind, one block of 64 of the depth of a tile of 256 columns, the bytes
  * that its split moves for an entry, and the rate of cuBLAS's product. */
@@ -53,6 +55,8 @@ static double product_time(fbni_hopper_kind kind, const fbni_hopper_tiles *t, in
             : 0;
     return split + (double)t->waves * (tile_start + blocks * s->block * t->columns / 256);
 }
+
+#endif
 
 const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                      int64_t N, int64_t I, int64_t O)
