@@ -503,8 +503,9 @@ FBN_API void fbn_grads_init(fbn_grads *grads, size_t size);
  * Workspace: the layer's; nothing is allocated.
  * Errors: as for fbn_forward_train, without FBN_ERR_BATCH_OF_ONE; FBN_ERR_ENUM for an unknown flag;
  * FBN_ERR_INVALID_ARGUMENT for the gradient of a scale that the description has not; FBN_ERR_SAVED
- * where saved_size is less than this batch needs, or (found by the CPU alone) where no forward of
- * this layer with this batch wrote the buffer.
+ * where saved_size is less than this batch needs, or where no forward of this layer with this batch
+ * wrote the buffer: the CPU finds that; on CUDA only the device could, so the call succeeds there
+ * and every gradient asked for becomes NaN.
  * Threads and streams, accuracy: as for fbn_forward_train. */
 FBN_API fbn_status fbn_backward(fbn_layer *layer, const fbn_params *params,
                                 const fbn_backward_args *args, const fbn_grads *grads);

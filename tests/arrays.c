@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RED_ZONE = 256, POISON = 0xff }; /* a multiple of every alignment asked for */
+/* RED_ZONE: the alignment of fbn_alloc, the largest that is asked for. */
+enum { RED_ZONE = 256, POISON = 0xff };
 
 static void ok(fbn_status status, const char *what)
 {
@@ -58,11 +59,11 @@ void array_create(array *a, fbn_context *context, fbn_dtype type, int64_t rows, 
     allocate(a, elements * a->element, aligned ? 0 : a->element);
 }
 
-void array_create_bytes(array *a, fbn_context *context, size_t bytes)
+void array_create_bytes(array *a, fbn_context *context, size_t bytes, size_t alignment)
 {
     *a = (array){.context = context, .element = 1, .rows = 1};
     a->cols = a->ld = (int64_t)bytes;
-    allocate(a, bytes, 0);
+    allocate(a, bytes, alignment % RED_ZONE);
 }
 
 void array_destroy(array *a)

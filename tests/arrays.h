@@ -25,8 +25,9 @@ typedef struct array {
  * odd multiple of the element. Aborts the test without memory. */
 void array_create(array *a, fbn_context *context, fbn_dtype type, int64_t rows, int64_t cols,
                   int64_t ld, bool aligned);
-/* Bytes without a type: `saved`, a workspace, a count. */
-void array_create_bytes(array *a, fbn_context *context, size_t bytes);
+/* Bytes without a type: `saved`, a workspace, a count. alignment: a power of two up to 256; below
+ * that they lie on an odd multiple of it, no better aligned than was asked for. */
+void array_create_bytes(array *a, fbn_context *context, size_t bytes, size_t alignment);
 void array_destroy(array *a);
 
 /* Values [rows*cols], dense, into the elements. */

@@ -112,7 +112,6 @@
         back.flags = UINT64_C(1) << 63 | 1)                                                        \
     ROW(back_batch, BACKWARD, FBN_ERR_SIZE, "batch", LEAST, back.batch = INT64_MIN)                \
     ROW(back_batch_9, BACKWARD, FBN_ERR_BATCH_TOO_LARGE, "is 9", "8", back.batch = 9)              \
-    ROW(back_other_batch, BACKWARD, FBN_ERR_SAVED, "6", "4", back.batch = 4)                       \
     ROW(back_lddy, BACKWARD, FBN_ERR_LEADING_DIMENSION, "lddy is 3", "4", back.lddy = 3)           \
     ROW(back_ldx, BACKWARD, FBN_ERR_LEADING_DIMENSION, "ldx is 4", "5", back.ldx = 4)              \
     ROW(back_lddx, BACKWARD, FBN_ERR_LEADING_DIMENSION, "lddx is -2", "5", to.lddx = -2)           \

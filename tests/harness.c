@@ -20,6 +20,7 @@ static const char *program_name = "test";
 static char current[CASE_NAME_SIZE];
 static fbn_context *contexts[MOST_THREADS + 1];
 static int tests_added;
+static bool uses_rows;
 
 static const char *setting(const char *name)
 {
@@ -108,18 +109,29 @@ fbn_context *harness_context(int threads)
     return contexts[threads];
 }
 
+size_t harness_workspace_alignment(void)
+{
+    return harness_backend() == FBN_BACKEND_CUDA ? 256 : 64;
+}
+
+/* The status of a layer of this case: FBN_OK or FBN_ERR_UNSUPPORTED, which is a forced row's. */
+static fbn_status layer_status(const test_case *c)
+{
+    fbn_layer_desc desc = case_desc(c);
+    size_t bytes;
+    fbn_status status = fbn_layer_workspace_size(harness_context(1), &desc, &bytes);
+    if (status != FBN_OK && (status != FBN_ERR_UNSUPPORTED || !c->kernel))
+        harness_fail("forcing row %s gave %s: %s", c->kernel ? c->kernel : "(none)",
+                     fbn_status_string(status), fbn_last_error());
+    return status;
+}
+
 static bool row_serves(const char *kernel, fbn_dtype dtype)
 {
     test_case c = case_default(true);
     c.kernel = kernel;
     c.dtype = dtype;
-    fbn_layer_desc desc = case_desc(&c);
-    size_t bytes;
-    fbn_status status = fbn_layer_workspace_size(harness_context(1), &desc, &bytes);
-    if (status != FBN_OK && status != FBN_ERR_UNSUPPORTED)
-        harness_fail("forcing row %s gave %s: %s", kernel, fbn_status_string(status),
-                     fbn_last_error());
-    return status == FBN_OK;
+    return layer_status(&c) == FBN_OK;
 }
 
 const kernel_row *harness_rows(size_t *count)
@@ -145,6 +157,7 @@ void harness_for_rows(case_table *table, const test_case *base,
 {
     size_t count;
     const kernel_row *rows = harness_rows(&count);
+    uses_rows = true;
     for (size_t r = 0; r < count; r++) {
         for (int dtype = 0; dtype < 4; dtype++) {
             test_case c = *base;
@@ -156,16 +169,72 @@ void harness_for_rows(case_table *table, const test_case *base,
     }
 }
 
+/* How many cases each row took and refused, by dtype, in all tables of the program. */
+static struct tally {
+    size_t taken[4], refused[4];
+    char reason[200];
+} tallies[MOST_ROWS];
+
+static struct tally *tally_of(const char *kernel)
+{
+    size_t count;
+    const kernel_row *rows = harness_rows(&count);
+    for (size_t r = 0; r < count; r++)
+        if (strcmp(rows[r].name, kernel) == 0)
+            return &tallies[r];
+    harness_fail("there is no kernel row %s", kernel);
+    return NULL;
+}
+
+/* False where the case's row, forced, refuses its layer: such a case is skipped, not passed. */
+static bool is_taken(const test_case *c)
+{
+    if (!c->kernel)
+        return true;
+    struct tally *t = tally_of(c->kernel);
+    bool taken = layer_status(c) == FBN_OK;
+    (taken ? t->taken : t->refused)[c->dtype]++;
+    if (!taken)
+        snprintf(t->reason, sizeof t->reason, "%s", fbn_last_error());
+    return taken;
+}
+
 void harness_finish(case_table *table)
 {
     char name[CASE_NAME_SIZE];
     size_t kept = 0;
     for (size_t k = 0; k < table->count; k++)
-        if (harness_selects(case_name(&table->cases[k], name, sizeof name)))
+        if (harness_selects(case_name(&table->cases[k], name, sizeof name)) &&
+            is_taken(&table->cases[k]))
             table->cases[kept++] = table->cases[k];
     table->count = kept;
     table_group(table);
 }
+
+static void report_refusals(void)
+{
+    for (size_t r = 0; r < MOST_ROWS; r++) {
+        size_t refused = 0;
+        for (int dtype = 0; dtype < 4; dtype++)
+            refused += tallies[r].refused[dtype];
+        if (refused > 0)
+            printf("%s: skipped: %zu cases: %s\n", program_name, refused, tallies[r].reason);
+    }
+}
+
+/* A row that runs here took a case of every dtype that it serves. */
+START_TEST(test_rows_taken)
+{
+    size_t count;
+    const kernel_row *rows = harness_rows(&count);
+    harness_enter("rows taken");
+    for (size_t r = 0; r < count; r++)
+        for (int dtype = 0; dtype < 4; dtype++)
+            if (rows[r].serves[dtype] && tallies[r].taken[dtype] == 0)
+                harness_fail("kernel row %s refused every case of dtype %d: %s", rows[r].name,
+                             dtype, tallies[r].reason);
+}
+END_TEST
 
 void harness_add(Suite *suite, const char *name, const TTest *test, size_t count)
 {
@@ -214,6 +283,9 @@ int harness_main(const char *program, void (*add)(Suite *suite))
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
     add(suite);
+    report_refusals();
+    if (uses_rows && !setting("FUSEDBN_TEST_CASE"))
+        harness_add(suite, "rows_taken", test_rows_taken, 1);
     if (tests_added == 0)
         printf("%s: skipped: no case matches FUSEDBN_TEST_CASE\n", program);
     srunner_run_all(runner, CK_ENV);

@@ -33,6 +33,10 @@ __attribute__((format(printf, 1, 2))) void harness_fail(const char *format, ...)
 #define HARNESS_OK(call) harness_ok((call), #call)
 void harness_ok(fbn_status status, const char *call);
 
+/* What a workspace must be aligned to, as fusedbn.h says, and `saved`. */
+size_t harness_workspace_alignment(void);
+enum { SAVED_ALIGNMENT = 64 };
+
 /* A context of the backend under test with this many threads, kept until the program ends. */
 fbn_context *harness_context(int threads);
 
@@ -47,11 +51,14 @@ typedef struct kernel_row {
 const kernel_row *harness_rows(size_t *count);
 
 /* Adds to a table, for every kernel row that runs here and every dtype that it serves, the cases
- * that add(table, base) adds from a base with that row and dtype. */
+ * that add(table, base) adds from a base with that row and dtype. harness_finish() takes those out
+ * again whose layer the row refuses, and says so; a row that refuses all of a dtype's is a failure
+ * of the program. */
 void harness_for_rows(case_table *table, const test_case *base,
                       void (*add)(case_table *table, const test_case *base));
 
-/* Leaves only the cases that FUSEDBN_TEST_CASE selects, and groups them (table_group). */
+/* Leaves only the cases that FUSEDBN_TEST_CASE selects and whose forced kernel row takes them, and
+ * groups them (table_group). */
 void harness_finish(case_table *table);
 
 /* Runs the suite in this process (a fork after OpenMP has run would hang) and returns the exit

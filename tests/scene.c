@@ -7,6 +7,7 @@
 #include "formats.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* What out-pointers hold before a call: addresses that no success can leave. */
 static char nothing[64];
@@ -45,7 +46,8 @@ void scene_create(scene *s, fbn_dtype dtype, bool scales)
     size_t bytes;
     HARNESS_OK(fbn_prepared_workspace_size(s->prepared, 8, &bytes));
     array_create_bytes(&s->workspace, s->t.context,
-                       bytes > s->workspace_bytes ? bytes : s->workspace_bytes);
+                       bytes > s->workspace_bytes ? bytes : s->workspace_bytes,
+                       harness_workspace_alignment());
     scene_reset(s);
 }
 
@@ -173,6 +175,35 @@ const char *scene_changed(const scene *s)
         s->made_context != UNTOUCHED || s->made_memory != UNTOUCHED)
         return "the pointer to what is made";
     return s->bytes != UNTOUCHED_BYTES ? "bytes" : NULL;
+}
+
+void scene_must_fail(scene *s, entry which, fbn_status expected, const char *const words[2])
+{
+    fbn_status got = scene_call(s, which);
+    if (got != expected)
+        harness_fail("gave \"%s\", expected \"%s\"; the message is \"%s\"", fbn_status_string(got),
+                     fbn_status_string(expected), fbn_last_error());
+    for (int k = 0; k < 2; k++)
+        if (!strstr(fbn_last_error(), words[k]))
+            harness_fail("the message \"%s\" lacks \"%s\"", fbn_last_error(), words[k]);
+    const char *changed = scene_changed(s);
+    if (changed)
+        harness_fail("a call that failed (%s) changed %s", fbn_last_error(), changed);
+}
+
+void scene_aim(scene *s, entry which)
+{
+    if (which == INFER || which == FOLD || which == PREPARE) {
+        s->params = &s->inferred.params;
+        s->forward = &s->inferred.forward;
+    }
+    if (which == BACKWARD) {
+        HARNESS_OK(scene_call(s, TRAIN));
+        for (int k = 0; k < ARGS; k++) { /* what the forward wrote is now how things were */
+            size_t size;
+            free(trial_bytes(&s->t, (argument)k, &size));
+        }
+    }
 }
 
 void scene_release(scene *s)

@@ -77,6 +77,14 @@ fbn_status scene_call(scene *s, entry which);
  * or out-pointer may. */
 const char *scene_changed(const scene *s);
 
+/* Points at the trial that the entry looks at, the inference or the training one, and runs the
+ * forward that a backward needs before it. */
+void scene_aim(scene *s, entry which);
+
+/* Calls; fails the test unless the call fails as expected, with both words in its sentence, and
+ * touches nothing. */
+void scene_must_fail(scene *s, entry which, fbn_status expected, const char *const words[2]);
+
 /* What a successful scene_call() made, released. */
 void scene_release(scene *s);
 

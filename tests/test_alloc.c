@@ -244,7 +244,7 @@ static void hot_prepare(hot *h, const test_case *c, fbn_context *context)
     trial_create_unchecked(&h->t, c, harness_seed(), context);
     HARNESS_OK(fbn_prepare_infer(&h->prepared, h->t.layer, &h->t.params));
     HARNESS_OK(fbn_prepared_workspace_size(h->prepared, c->n, &bytes));
-    array_create_bytes(&h->workspace, context, bytes);
+    array_create_bytes(&h->workspace, context, bytes, harness_workspace_alignment());
     array_create(&h->folded_weight, context, c->dtype, c->o, c->i, c->i, true);
     array_create(&h->folded_bias, context, c->dtype == FBN_F64 ? FBN_F64 : FBN_F32, 1, c->o, c->o,
                  true);

@@ -38,37 +38,6 @@ static const struct error_row {
 #undef ROW
 };
 
-/* Calls and checks that it fails as it must and touches nothing. */
-static void must_fail(scene *s, entry which, fbn_status expected, const char *const words[2])
-{
-    fbn_status got = scene_call(s, which);
-    if (got != expected)
-        harness_fail("gave \"%s\", expected \"%s\"; the message is \"%s\"", fbn_status_string(got),
-                     fbn_status_string(expected), fbn_last_error());
-    for (int k = 0; k < 2; k++)
-        if (!strstr(fbn_last_error(), words[k]))
-            harness_fail("the message \"%s\" lacks \"%s\"", fbn_last_error(), words[k]);
-    const char *changed = scene_changed(s);
-    if (changed)
-        harness_fail("a call that failed (%s) changed %s", fbn_last_error(), changed);
-}
-
-/* Entries that look at the inference trial, and those that need a forward before them. */
-static void aim(scene *s, entry which)
-{
-    if (which == INFER || which == FOLD || which == PREPARE) {
-        s->params = &s->inferred.params;
-        s->forward = &s->inferred.forward;
-    }
-    if (which == BACKWARD) {
-        HARNESS_OK(scene_call(s, TRAIN));
-        for (int k = 0; k < ARGS; k++) { /* what the forward wrote is now how things were */
-            size_t size;
-            free(trial_bytes(&s->t, (argument)k, &size));
-        }
-    }
-}
-
 START_TEST(test_row)
 {
     const struct error_row *row = &rows[_i];
@@ -76,51 +45,15 @@ START_TEST(test_row)
     harness_enter(row->name);
     scene_create(&s, FBN_F32, true);
     fbn_prepared *prepared = s.prepared;
-    aim(&s, row->which);
+    scene_aim(&s, row->which);
     row->spoil(&s);
-    must_fail(&s, row->which, row->status, row->words);
+    scene_must_fail(&s, row->which, row->status, row->words);
 
     s.prepared = prepared;
     scene_reset(&s);
-    aim(&s, row->which);
+    scene_aim(&s, row->which);
     HARNESS_OK(scene_call(&s, row->which));
     scene_release(&s);
-    scene_destroy(&s);
-}
-END_TEST
-
-/* ---- `saved` --------------------------------------------------------------------------------- */
-
-static const char *const saved_words[2] = {"saved", ""};
-
-/* A saved of another N, of another layer, of no forward at all, and one whose forward was spoiled:
- * the CPU finds them all. */
-START_TEST(test_saved)
-{
-    scene s;
-    fbn_layer *other;
-    harness_enter("saved");
-    scene_create(&s, FBN_F32, true);
-    HARNESS_OK(fbn_layer_create(&other, s.context, &s.desc));
-    aim(&s, BACKWARD);
-    switch (_i) {
-    case 0:
-        s.t.forward.batch = 4;
-        HARNESS_OK(scene_call(&s, TRAIN));
-        break;
-    case 1:
-        s.layer = other;
-        break;
-    case 2:
-        array_poison(&s.t.a[ARG_SAVED]);
-        break;
-    }
-    for (int k = 0; k < ARGS; k++) {
-        size_t size;
-        free(trial_bytes(&s.t, (argument)k, &size));
-    }
-    must_fail(&s, BACKWARD, FBN_ERR_SAVED, saved_words);
-    fbn_layer_destroy(other);
     scene_destroy(&s);
 }
 END_TEST
@@ -139,14 +72,14 @@ START_TEST(test_other_stages)
     scene_create(&s, (fbn_dtype)_i, false);
 
     /* Gradients of scales, and scales, that the description has not. */
-    aim(&s, BACKWARD);
+    scene_aim(&s, BACKWARD);
     s.t.grads.pre_scale = s.t.grads.gamma, s.t.grads.gamma = NULL;
-    must_fail(&s, BACKWARD, FBN_ERR_INVALID_ARGUMENT, pre_words);
+    scene_must_fail(&s, BACKWARD, FBN_ERR_INVALID_ARGUMENT, pre_words);
     s.t.grads.post_scale = s.t.grads.pre_scale, s.t.grads.pre_scale = NULL;
-    must_fail(&s, BACKWARD, FBN_ERR_INVALID_ARGUMENT, post_words);
+    scene_must_fail(&s, BACKWARD, FBN_ERR_INVALID_ARGUMENT, post_words);
     scene_reset(&s);
     s.t.params.pre_scale = s.t.params.gamma;
-    must_fail(&s, TRAIN, FBN_ERR_INVALID_ARGUMENT, pre_words);
+    scene_must_fail(&s, TRAIN, FBN_ERR_INVALID_ARGUMENT, pre_words);
 
     /* A cumulative average without a count. */
     scene_reset(&s);
@@ -154,7 +87,7 @@ START_TEST(test_other_stages)
     HARNESS_OK(fbn_layer_create(&cumulative, s.context, &s.desc));
     s.layer = cumulative;
     s.t.params.num_batches_tracked = NULL;
-    must_fail(&s, TRAIN, FBN_ERR_MISSING_PARAM, count_words);
+    scene_must_fail(&s, TRAIN, FBN_ERR_MISSING_PARAM, count_words);
     fbn_layer_destroy(cumulative);
 
     /* Workspaces one byte short. */
@@ -162,19 +95,19 @@ START_TEST(test_other_stages)
     if (s.workspace_bytes > 0) {
         s.desc.workspace = s.workspace.data;
         s.desc.workspace_size = s.workspace_bytes - 1;
-        must_fail(&s, CREATE, FBN_ERR_WORKSPACE, workspace_words);
+        scene_must_fail(&s, CREATE, FBN_ERR_WORKSPACE, workspace_words);
     }
     size_t bytes;
     HARNESS_OK(fbn_prepared_workspace_size(s.prepared, 6, &bytes));
     if (bytes > 0) {
         scene_reset(&s);
         s.run.workspace_size = bytes - 1;
-        must_fail(&s, RUN, FBN_ERR_WORKSPACE, workspace_words);
+        scene_must_fail(&s, RUN, FBN_ERR_WORKSPACE, workspace_words);
         s.run.workspace_size = bytes;
         s.run.workspace = NULL;
-        must_fail(&s, RUN, FBN_ERR_WORKSPACE, workspace_words);
+        scene_must_fail(&s, RUN, FBN_ERR_WORKSPACE, workspace_words);
         s.run.workspace = BYTE(s.workspace.data, 4);
-        must_fail(&s, RUN, FBN_ERR_ALIGNMENT, workspace_words);
+        scene_must_fail(&s, RUN, FBN_ERR_ALIGNMENT, workspace_words);
     }
     scene_destroy(&s);
 }
@@ -243,7 +176,7 @@ START_TEST(test_longer_structs)
     longer.args.struct_size = sizeof longer;
     s.forward = &longer.args;
     longer.later[1] = 1;
-    must_fail(&s, TRAIN, FBN_ERR_UNSUPPORTED, words);
+    scene_must_fail(&s, TRAIN, FBN_ERR_UNSUPPORTED, words);
     longer.later[1] = 0;
     HARNESS_OK(scene_call(&s, TRAIN));
     scene_destroy(&s);
@@ -307,8 +240,6 @@ static void add(Suite *suite)
     if (harness_selects("messages"))
         harness_add(suite, "messages", test_messages, 1);
     harness_add(suite, "rows", test_row, sizeof rows / sizeof *rows);
-    if (harness_selects("saved") && harness_backend() == FBN_BACKEND_CPU)
-        harness_add(suite, "saved", test_saved, 3);
     if (harness_selects("other stages"))
         harness_add(suite, "other_stages", test_other_stages, 4);
     if (harness_selects("side by side"))

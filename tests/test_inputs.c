@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static case_table constant, nonfinite, shapes, empty;
+static case_table constant, nonfinite, shapes, empty, rounding;
 
 /* ---- constant columns ------------------------------------------------------------------------ */
 
@@ -134,6 +134,84 @@ START_TEST(test_nonfinite)
 }
 END_TEST
 
+/* Finite data whose variance is beyond the parameter type: the mean alone is finite. With
+ * FBN_SKIP_NONFINITE nothing moves but the count; without, the variance becomes an infinity. */
+START_TEST(test_variance_overflows)
+{
+    static const fbn_dtype types[] = {FBN_F32, FBN_BF16, FBN_F64};
+    trial t;
+    int64_t batches;
+    test_case c = case_default(true);
+    harness_enter("variance overflows");
+    c.dtype = types[_i % 3];
+    c.skip_nonfinite = _i < 3;
+    c.running = true;
+    c.tracked = TRACKED_41;
+    trial_create_unchecked(&t, &c, harness_seed(), NULL);
+    double x[17 * 5], mean[33], var[33];
+    for (int e = 0; e < 17 * 5; e++)
+        x[e] = t.expected->in.x[e] * (c.dtype == FBN_F64 ? 0x1p600 : 0x1p80);
+    array_set(&t.a[ARG_X], x);
+    HARNESS_OK(trial_forward(&t));
+    if (c.skip_nonfinite &&
+        !(array_unchanged(&t.a[ARG_RUNNING_MEAN]) && array_unchanged(&t.a[ARG_RUNNING_VAR])))
+        harness_fail("running statistics moved though the variance is not finite");
+    array_get(&t.a[ARG_RUNNING_MEAN], mean);
+    array_get(&t.a[ARG_RUNNING_VAR], var);
+    for (int j = 0; j < 33; j++)
+        if (!isfinite(mean[j]) || isinf(var[j]) != !c.skip_nonfinite)
+            harness_fail("running_mean[%d] is %g, running_var[%d] is %g", j, mean[j], j, var[j]);
+    array_get_bytes(&t.a[ARG_BATCHES], &batches, sizeof batches);
+    if (batches != 42)
+        harness_fail("num_batches_tracked is %lld, expected 42", (long long)batches);
+    trial_destroy(&t);
+}
+END_TEST
+
+/* ---- the half types' rounding ---------------------------------------------------------------- */
+
+/* Products that float holds exactly, many of them ties: y = x w is rounded once, ties to even, and
+ * is then known bit for bit. A NaN of any bits stays one. */
+START_TEST(test_rounding)
+{
+    enum { N = 128, O = 19 };
+    trial t;
+    double x[N], w[O], zero[O] = {0}, one[O], y[N * O];
+    test_case c = case_default(false);
+    harness_enter("rounding");
+    c.dtype = rounding.cases[_i].dtype;
+    c.kernel = rounding.cases[_i].kernel;
+    c.n = N, c.i = 1, c.o = O;
+    c.eps = 0;
+    c.beta = true;
+    trial_create_unchecked(&t, &c, harness_seed(), NULL);
+    for (int n = 0; n < N; n++)
+        x[n] = (n % 2 ? -1 : 1) * (1 + n / 128.0);
+    for (int j = 0; j < O; j++)
+        w[j] = ldexp(j % 4 * 0.25 + 1, j * 2 - 20),
+        one[j] = 1; /* subnormal in f16 at the low end */
+    array_set(&t.a[ARG_X], x);
+    array_set(&t.a[ARG_W], w);
+    array_set(&t.a[ARG_BETA], zero);
+    array_set(&t.a[ARG_RUNNING_MEAN], zero);
+    array_set(&t.a[ARG_RUNNING_VAR], one);
+    HARNESS_OK(trial_forward(&t));
+    array_get(&t.a[ARG_Y], y);
+    for (int e = 0; e < N * O; e++) {
+        double expected = (double)format_round(c.dtype, (long double)x[e / O] * w[e % O]);
+        if (y[e] != expected)
+            harness_fail("%a rounds to %a, expected %a", x[e / O] * w[e % O], y[e], expected);
+    }
+    array_poison(&t.a[ARG_BETA]); /* NaN with every bit set: to round it up would overflow it */
+    HARNESS_OK(trial_forward(&t));
+    array_get(&t.a[ARG_Y], y);
+    for (int e = 0; e < N * O; e++)
+        if (!isnan(y[e]))
+            harness_fail("a NaN was rounded to %a", y[e]);
+    trial_destroy(&t);
+}
+END_TEST
+
 /* ---- shapes and eps -------------------------------------------------------------------------- */
 
 static void set_thin_shape(test_case *c, int level)
@@ -221,6 +299,8 @@ static void add(Suite *suite)
         harness_for_rows(&shapes, &base, add_shapes);
         harness_for_rows(&empty, &base, add_empty);
     }
+    test_case base = case_default(false);
+    harness_for_rows(&rounding, &base, table_add);
     harness_finish(&constant);
     harness_finish(&nonfinite);
     harness_finish(&shapes);
@@ -229,6 +309,10 @@ static void add(Suite *suite)
     harness_add(suite, "nonfinite", test_nonfinite, nonfinite.count);
     harness_add(suite, "shapes", test_shapes, shapes.count);
     harness_add(suite, "empty", test_empty, empty.count);
+    if (harness_selects("rounding"))
+        harness_add(suite, "rounding", test_rounding, rounding.count);
+    if (harness_selects("variance overflows"))
+        harness_add(suite, "variance_overflows", test_variance_overflows, 6);
     if (harness_selects("constant without eps"))
         harness_add(suite, "constant_without_eps", test_constant_without_eps, 4);
 }
@@ -240,5 +324,6 @@ int main(void)
     table_clear(&nonfinite);
     table_clear(&shapes);
     table_clear(&empty);
+    table_clear(&rounding);
     return status;
 }

@@ -147,7 +147,7 @@ static void create_workspace(array *workspace, const fbn_prepared *prepared, con
 {
     size_t bytes;
     HARNESS_OK(fbn_prepared_workspace_size(prepared, t->c.n, &bytes));
-    array_create_bytes(workspace, t->context, bytes);
+    array_create_bytes(workspace, t->context, bytes, harness_workspace_alignment());
 }
 
 static void check_workspace(array *workspace)

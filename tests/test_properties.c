@@ -144,7 +144,7 @@ START_TEST(test_callers_workspace)
     if (harness_backend() == FBN_BACKEND_CPU &&
         bytes > (size_t)elements * format_size(format_param(c.dtype)) + 4000000)
         harness_fail("the workspace is %zu bytes for %lld elements", bytes, (long long)elements);
-    array_create_bytes(&workspace, t.context, bytes);
+    array_create_bytes(&workspace, t.context, bytes, harness_workspace_alignment());
     desc.workspace = workspace.data;
     desc.workspace_size = bytes;
     fbn_layer_destroy(t.layer);

@@ -84,7 +84,7 @@ static void create_inputs(trial *t)
     input(t, ARG_RUNNING_MEAN, in->running_mean, c->o);
     input(t, ARG_RUNNING_VAR, in->running_var, c->o);
     if (c->tracked != TRACKED_ABSENT)
-        array_create_bytes(&t->a[ARG_BATCHES], t->context, sizeof(int64_t));
+        array_create_bytes(&t->a[ARG_BATCHES], t->context, sizeof(int64_t), sizeof(int64_t));
 }
 
 static void create_outputs(trial *t, bool backward)
@@ -94,7 +94,7 @@ static void create_outputs(trial *t, bool backward)
     if (c->saved || backward) {
         size_t bytes;
         HARNESS_OK(fbn_layer_saved_size(t->layer, c->n, &bytes));
-        array_create_bytes(&t->a[ARG_SAVED], t->context, bytes);
+        array_create_bytes(&t->a[ARG_SAVED], t->context, bytes, SAVED_ALIGNMENT);
     }
     if (c->batch_stats && c->training) {
         vector(t, ARG_BATCH_MEAN, c->o);
@@ -196,7 +196,8 @@ static void create(trial *t, const test_case *c, uint64_t seed, fbn_context *con
     fbn_layer_desc desc = case_desc(c);
     if (c->padded) {
         HARNESS_OK(fbn_layer_workspace_size(t->context, &desc, &desc.workspace_size));
-        array_create_bytes(&t->workspace, t->context, desc.workspace_size);
+        array_create_bytes(&t->workspace, t->context, desc.workspace_size,
+                           harness_workspace_alignment());
         desc.workspace = t->workspace.data;
     }
     HARNESS_OK(fbn_layer_create(&t->layer, t->context, &desc));
