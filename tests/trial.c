@@ -55,10 +55,8 @@ static void vector(trial *t, argument which, int64_t count)
 
 static void input(trial *t, argument which, const double *values, int64_t count)
 {
-    if (!values)
-        return;
-    vector(t, which, count);
-    array_set(&t->a[which], values);
+    if (values)
+        vector(t, which, count);
 }
 
 static bool wants(const test_case *c, int gradient)
@@ -73,9 +71,7 @@ static void create_inputs(trial *t)
     const test_case *c = &t->c;
     const inputs *in = &t->expected->in;
     matrix(t, ARG_X, c->dtype, c->n, c->i);
-    array_set(&t->a[ARG_X], in->x);
     matrix(t, ARG_W, c->dtype, c->o, c->i);
-    array_set(&t->a[ARG_W], in->w);
     input(t, ARG_BIAS, in->bias, c->o);
     input(t, ARG_PRE, in->pre, c->pre_scale == FBN_SCALE_SCALAR ? 1 : c->o);
     input(t, ARG_POST, in->post, c->post_scale == FBN_SCALE_SCALAR ? 1 : c->o);
@@ -111,10 +107,19 @@ static void create_outputs(trial *t, bool backward)
         else if (size > 0)
             vector(t, gradients[g], size);
     }
-    if (backward) {
+    if (backward)
         matrix(t, ARG_DY, c->dtype, c->n, c->o);
-        array_set(&t->a[ARG_DY], t->expected->in.dy);
-    }
+}
+
+static void fill_inputs(trial *t)
+{
+    const inputs *in = &t->expected->in;
+    const double *const values[INPUT_ARGS] = {
+        [ARG_X] = in->x,       [ARG_W] = in->w,         [ARG_BIAS] = in->bias, [ARG_PRE] = in->pre,
+        [ARG_POST] = in->post, [ARG_GAMMA] = in->gamma, [ARG_BETA] = in->beta, [ARG_DY] = in->dy};
+    for (argument k = 0; k < INPUT_ARGS; k++)
+        if (t->a[k].memory)
+            array_set(&t->a[k], values[k]);
 }
 
 void trial_point(trial *t)
@@ -203,6 +208,7 @@ static void create(trial *t, const test_case *c, uint64_t seed, fbn_context *con
     HARNESS_OK(fbn_layer_create(&t->layer, t->context, &desc));
     create_inputs(t);
     create_outputs(t, backward);
+    fill_inputs(t);
     trial_point(t);
     trial_reset(t);
 }
@@ -215,6 +221,15 @@ void trial_create(trial *t, const test_case *c, uint64_t seed, fbn_context *cont
 void trial_create_unchecked(trial *t, const test_case *c, uint64_t seed, fbn_context *context)
 {
     create(t, c, seed, context, NUMBERS_ONLY, true);
+}
+
+void trial_redraw(trial *t, uint64_t seed)
+{
+    reference *before = t->expected;
+    t->expected = reference_get(&t->c, seed, before->depth);
+    reference_release(before);
+    fill_inputs(t);
+    trial_reset(t);
 }
 
 void trial_destroy(trial *t)

@@ -19,10 +19,28 @@ fbn_status fbni_cuda_check(const fbni_host *host, cudaError_t error, const char 
                       "%s: %s (%s)", what, cudaGetErrorName(error), cudaGetErrorString(error));
 }
 
+/* CUDA's own error behind a failure of cuBLAS, which reports its own names alone; an error that the
+ * device was lost to comes back from every call. */
+static cudaError_t error_behind(void)
+{
+    size_t available, total;
+    const cudaError_t error = cudaGetLastError();
+
+    return error != cudaSuccess ? error : cudaMemGetInfo(&available, &total);
+}
+
 fbn_status fbni_cuda_check_blas(const fbni_host *host, cublasStatus_t status, const char *what)
 {
+    cudaError_t error;
+
     if (status == CUBLAS_STATUS_SUCCESS)
         return FBN_OK;
+    error = error_behind();
+    if (error != cudaSuccess && error != cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError();
+        return host->fail(FBN_ERR_DEVICE, "%s: %s: %s (%s)", what, cublasGetStatusName(status),
+                          cudaGetErrorName(error), cudaGetErrorString(error));
+    }
     return host->fail(status == CUBLAS_STATUS_ALLOC_FAILED ? FBN_ERR_OUT_OF_MEMORY : FBN_ERR_DEVICE,
                       "%s: %s (%s)", what, cublasGetStatusName(status),
                       cublasGetStatusString(status));
