@@ -77,6 +77,9 @@ static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, 
     *exact = trace_create(&p);
     trace *naive = trace_create(&p);
     allocate_condition(*exact, condition);
+    if (c->dtype == FBN_BF16 || c->dtype == FBN_F16)
+        for (int k = 0; k < OUTPUTS; k++)
+            factor[k] = fmax(factor[k], unit);
     if (depth == NUMBERS_ONLY) {
         trace_destroy(naive);
         return;

@@ -12,6 +12,10 @@
  *
  * where exact is the oracle's, which may itself be off by its unit roundoff times the condition (added).
  * Half types must meet this before their one rounding, so half an ulp of the half type is added.
+ * Their products have at most 22 digits, so that float's sums of them may come out exact, whatever
+ * the order; a tensor core aligns such products and truncates their sum to float, which loses up to
+ * an ulp, two units of roundoff, where rounding loses one. So a half type's factor is at least one
+ * unit.
  * A tensor of few entries may come out exact by luck: its factor is then taken over further draws
  * of the same case too, until enough entries have been seen.
  */

@@ -35,8 +35,11 @@ static void add_graphs(case_table *cases, const test_case *base)
 
 /* ---- capturing ------------------------------------------------------------------------------- */
 
+/* One for all cases: cuBLAS takes long to start. */
+static void *stream;
+static fbn_context *context;
+
 typedef struct stage {
-    void *stream;
     trial t;
     fbn_prepared *prepared;
     array workspace, folded_weight, folded_bias;
@@ -75,9 +78,9 @@ static fbn_status call_run(stage *s)
 static void *capture(stage *s, stage_call *call)
 {
     void *graph, *executable;
-    CUDA_OK(cuda.begin_capture(s->stream, MODE_GLOBAL));
+    CUDA_OK(cuda.begin_capture(stream, MODE_GLOBAL));
     fbn_status status = call(s);
-    CUDA_OK(cuda.end_capture(s->stream, &graph));
+    CUDA_OK(cuda.end_capture(stream, &graph));
     HARNESS_OK(status);
     CUDA_OK(cuda.instantiate(&executable, graph, 0));
     CUDA_OK(cuda.graph_destroy(graph));
@@ -86,7 +89,7 @@ static void *capture(stage *s, stage_call *call)
 
 static void replay(stage *s, void *executable)
 {
-    CUDA_OK(cuda.launch(executable, s->stream));
+    CUDA_OK(cuda.launch(executable, stream));
     HARNESS_OK(fbn_context_synchronize(s->t.context));
 }
 
@@ -95,8 +98,10 @@ static void stage_create(stage *s, const test_case *c)
     size_t bytes;
     *s = (stage){0};
     cuda_use(0);
-    s->stream = cuda_stream();
-    fbn_context *context = cuda_context(0, s->stream);
+    if (!context) {
+        stream = cuda_stream();
+        context = cuda_context(0, stream);
+    }
     trial_create(&s->t, c, harness_seed(), context, true);
     array_create(&s->folded_weight, context, c->dtype, c->o, c->i, c->i, true);
     array_create(&s->folded_bias, context, c->dtype == FBN_F64 ? FBN_F64 : FBN_F32, 1, c->o, c->o,
@@ -114,10 +119,7 @@ static void stage_destroy(stage *s)
     array_destroy(&s->folded_weight);
     array_destroy(&s->folded_bias);
     fbn_prepared_destroy(s->prepared);
-    fbn_context *context = s->t.context;
     trial_destroy(&s->t);
-    fbn_context_destroy(context);
-    CUDA_OK(cuda.stream_destroy(s->stream));
 }
 
 /* The elements of the outputs. */
@@ -246,7 +248,7 @@ START_TEST(test_capture_elsewhere)
     CUDA_OK(cuda.begin_capture(other, MODE_GLOBAL));
     fbn_status to = fbn_context_set_stream(s.t.context, other);
     fbn_status forward = trial_forward(&s.t), backward = trial_backward(&s.t);
-    fbn_status from = fbn_context_set_stream(s.t.context, s.stream);
+    fbn_status from = fbn_context_set_stream(s.t.context, stream);
     CUDA_OK(cuda.end_capture(other, &graph));
     HARNESS_OK(to);
     HARNESS_OK(forward);
@@ -290,6 +292,7 @@ static void add(Suite *suite)
 int main(void)
 {
     int status = cuda_main("test_cuda_graphs", add);
+    fbn_context_destroy(context);
     table_clear(&table);
     table_clear(&serving);
     return status;

@@ -274,6 +274,13 @@ unsigned char *trial_bytes(trial *t, argument which, size_t *size)
     return bytes;
 }
 
+void trial_accept(trial *t)
+{
+    size_t size;
+    for (argument k = 0; k < ARGS; k++)
+        free(trial_bytes(t, k, &size));
+}
+
 /* ---- checks ---------------------------------------------------------------------------------- */
 
 /* Fails unless argument `which`, where there is one, holds output k. */

@@ -70,6 +70,9 @@ fbn_status trial_backward(trial *t);
 /* Back to the state before the first call. */
 void trial_reset(trial *t);
 
+/* What the arguments hold now is how the checks below expect those to stay that a call only reads. */
+void trial_accept(trial *t);
+
 /* Points the structs at the arrays, after these were changed. */
 void trial_point(trial *t);
 
