@@ -223,10 +223,10 @@ void trial_create_unchecked(trial *t, const test_case *c, uint64_t seed, fbn_con
     create(t, c, seed, context, NUMBERS_ONLY, true);
 }
 
-void trial_redraw(trial *t, uint64_t seed)
+void trial_redraw(trial *t, uint64_t seed, reference_depth depth)
 {
     reference *before = t->expected;
-    t->expected = reference_get(&t->c, seed, before->depth);
+    t->expected = reference_get(&t->c, seed, depth);
     reference_release(before);
     fill_inputs(t);
     trial_reset(t);

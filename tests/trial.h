@@ -61,7 +61,7 @@ void trial_create_unchecked(trial *t, const test_case *c, uint64_t seed, fbn_con
 void trial_destroy(trial *t);
 
 /* Other numbers of the same case into the same memory, with what to expect of them. */
-void trial_redraw(trial *t, uint64_t seed);
+void trial_redraw(trial *t, uint64_t seed, reference_depth depth);
 
 /* Runs the case's forward; puts running statistics and count back to their values first. */
 fbn_status trial_forward(trial *t);
