@@ -54,6 +54,7 @@ fbn_layer_desc case_desc(const test_case *c)
     desc.out_features = c->o;
     desc.max_batch = c->n > 0 ? c->n : 1;
     desc.dtype = c->dtype;
+    desc.math = c->math;
     desc.pre_scale = c->pre_scale;
     desc.post_scale = c->post_scale;
     desc.activation = c->activation;
@@ -87,8 +88,8 @@ char *case_name(const test_case *c, char *buffer, size_t size)
     static const char *const momenta[] = {"default", "0", "1", "0.37", "cumulative"};
     snprintf(buffer, size, "%s:%s:%lldx%lldx%lld", c->training ? "train" : "infer",
              format_name(c->dtype), (long long)c->n, (long long)c->i, (long long)c->o);
-    append(buffer, size, "%s%s%s", c->bias ? ":bias" : "", c->gamma ? ":gamma" : "",
-           c->beta ? ":beta" : "");
+    append(buffer, size, "%s%s%s%s", c->math == FBN_MATH_TF32 ? ":tf32" : "",
+           c->bias ? ":bias" : "", c->gamma ? ":gamma" : "", c->beta ? ":beta" : "");
     if (c->pre_scale)
         append(buffer, size, ":pre=%s", scales[c->pre_scale]);
     if (c->post_scale)

@@ -51,6 +51,7 @@ enum { GRADS_ALL = 0, GRADS_WITHOUT = 1, GRADS_ONLY = 8, GRADS_KINDS = 15 };
 
 typedef struct test_case {
     fbn_dtype dtype;
+    fbn_math math;
     int64_t n, i, o;
     fbn_scale pre_scale, post_scale;
     fbn_activation activation;

@@ -126,11 +126,12 @@ static fbn_status layer_status(const test_case *c)
     return status;
 }
 
-static bool row_serves(const char *kernel, fbn_dtype dtype)
+static bool row_serves(const char *kernel, fbn_dtype dtype, fbn_math math)
 {
     test_case c = case_default(true);
     c.kernel = kernel;
     c.dtype = dtype;
+    c.math = math;
     return layer_status(&c) == FBN_OK;
 }
 
@@ -146,7 +147,10 @@ const kernel_row *harness_rows(size_t *count)
         if (row->refusal)
             printf("%s: skipped: kernel row %s: %s\n", program_name, row->name, row->refusal);
         for (int dtype = 0; dtype < 4 && !row->refusal; dtype++)
-            row->serves[dtype] = row_serves(row->name, (fbn_dtype)dtype);
+            row->serves[dtype] = row_serves(row->name, (fbn_dtype)dtype, FBN_MATH_FP32);
+        row->tf32 =
+            !row->refusal && !row->serves[FBN_F32] && row_serves(row->name, FBN_F32, FBN_MATH_TF32);
+        row->serves[FBN_F32] |= row->tf32;
     }
     *count = found;
     return rows;
@@ -163,6 +167,7 @@ void harness_for_rows(case_table *table, const test_case *base,
             test_case c = *base;
             c.kernel = rows[r].name;
             c.dtype = (fbn_dtype)dtype;
+            c.math = dtype == FBN_F32 && rows[r].tf32 ? FBN_MATH_TF32 : FBN_MATH_FP32;
             if (rows[r].serves[dtype])
                 add(table, &c);
         }

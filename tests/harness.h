@@ -45,6 +45,7 @@ typedef struct kernel_row {
     const char *name;
     const char *refusal; /* NULL: this machine can run it */
     bool serves[4];      /* by fbn_dtype: a layer of this type can be forced onto it */
+    bool tf32;           /* f32 in FBN_MATH_TF32 alone */
 } kernel_row;
 
 /* The rows, fastest first; refused rows are printed as skipped, once a program. */

@@ -188,6 +188,7 @@ problem inputs_problem(const test_case *c, const inputs *in)
                  .training = c->training,
                  .eps = c->eps,
                  .momentum = case_desc(c).momentum,
+                 .tf32 = c->math == FBN_MATH_TF32,
                  .flags = case_layer_flags(c),
                  .x = in->x,
                  .w = in->w,

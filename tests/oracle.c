@@ -30,6 +30,14 @@ double oracle_momentum(const problem *p, int64_t *batches_after)
     return *batches_after < 1 ? 1 : 1 / (double)*batches_after;
 }
 
+/* To nearest in 11 significant bits. */
+static double oracle_tf32(double value)
+{
+    int exponent;
+    double fraction = frexp(value, &exponent);
+    return isfinite(value) ? ldexp(nearbyint(ldexp(fraction, 11)), exponent - 11) : value;
+}
+
 #define REAL float
 #define NAME(x) x##_float
 #define MATH(function) function##f

@@ -42,6 +42,7 @@ typedef struct problem {
     fbn_activation activation;
     bool training;
     double eps, momentum;
+    bool tf32;                /* REAL_FLOAT: products take their operands rounded to TF32 */
     uint64_t flags;           /* fbn_layer_desc.flags */
     const double *x, *w, *dy; /* [n,i] [o,i] [n,o] */
     const double *bias;       /* this and the following: [o] or NULL */

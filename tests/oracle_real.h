@@ -30,10 +30,10 @@ static void NAME(product)(int64_t rows, int64_t cols, int64_t depth, const REAL 
     free(row);
 }
 
-/* A matrix of doubles or long doubles (exactly one of them given) in REAL, transposed if asked;
- * the caller frees. */
+/* A matrix of doubles or long doubles (exactly one of them given) in REAL, rounded to TF32's 11 bits
+ * if asked, and transposed if asked; the caller frees. */
 static REAL *NAME(pack)(const double *narrow, const long double *wide, int64_t rows, int64_t cols,
-                        bool transposed)
+                        bool tf32, bool transposed)
 {
     REAL *packed = calloc((size_t)(rows * cols + 1), sizeof *packed);
     if (!packed)
@@ -42,6 +42,8 @@ static REAL *NAME(pack)(const double *narrow, const long double *wide, int64_t r
         for (int64_t c = 0; c < cols; c++)
             packed[transposed ? c * rows + r : r * cols + c] =
                 narrow ? AT(narrow, r * cols + c) : AT(wide, r * cols + c);
+    for (int64_t e = 0; e < rows * cols && tf32; e++)
+        packed[e] = (REAL)oracle_tf32((double)packed[e]);
     return packed;
 }
 
@@ -118,8 +120,9 @@ static void NAME(update_running)(const problem *p, trace *t, int64_t j, REAL mea
 
 static void NAME(forward)(const problem *p, trace *t)
 {
-    REAL *x = NAME(pack)(p->x, NULL, p->n, p->i, false);
-    REAL *w = NAME(pack)(p->w, NULL, p->o, p->i, true);
+    const bool tf32 = p->tf32 && sizeof(REAL) == sizeof(float);
+    REAL *x = NAME(pack)(p->x, NULL, p->n, p->i, tf32, false);
+    REAL *w = NAME(pack)(p->w, NULL, p->o, p->i, tf32, true);
     NAME(product)(p->n, p->o, p->i, x, w, t->u); /* u = x W^T */
     free(x);
     free(w);
@@ -238,10 +241,11 @@ static void NAME(backward)(const problem *p, trace *t)
     for (int64_t j = 0; j < p->o; j++)
         NAME(feature_backward)(p, t, j);
 
-    REAL *x = NAME(pack)(p->x, NULL, p->n, p->i, false);
-    REAL *w = NAME(pack)(p->w, NULL, p->o, p->i, false);
-    REAL *du = NAME(pack)(NULL, t->du, p->n, p->o, false);
-    REAL *du_transposed = NAME(pack)(NULL, t->du, p->n, p->o, true);
+    const bool tf32 = p->tf32 && sizeof(REAL) == sizeof(float);
+    REAL *x = NAME(pack)(p->x, NULL, p->n, p->i, tf32, false);
+    REAL *w = NAME(pack)(p->w, NULL, p->o, p->i, tf32, false);
+    REAL *du = NAME(pack)(NULL, t->du, p->n, p->o, tf32, false);
+    REAL *du_transposed = NAME(pack)(NULL, t->du, p->n, p->o, tf32, true);
     NAME(product)(p->n, p->i, p->o, du, w, t->out[OUT_DX]);            /* dx = du W */
     NAME(product)(p->o, p->i, p->n, du_transposed, x, t->out[OUT_DW]); /* dW = du^T x */
     free(x);

@@ -43,13 +43,13 @@ static void free_condition(double *condition[OUTPUTS])
 
 /* relu's derivative jumps where v = 0: there the sign of a rounding error decides, in any correct
  * computation. dy = 0 takes these elements out. */
-static void avoid_kink(const test_case *c, inputs *in, const trace *exact, double unit,
+static void avoid_kink(const test_case *c, inputs *in, const trace *exact, double margin,
                        double *condition[OUTPUTS])
 {
     if (c->activation != FBN_ACT_RELU)
         return;
     for (int64_t e = 0; e < exact->size[OUT_Y]; e++)
-        if (fabs((double)exact->v[e]) < 128 * unit * condition[OUT_Y][e])
+        if (fabs((double)exact->v[e]) < margin * condition[OUT_Y][e])
             in->dy[e] = 0;
 }
 
@@ -70,7 +70,8 @@ static void raise_factors(const trace *exact, const trace *naive, double *const 
 static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, inputs *in,
                       trace **exact, double *condition[OUTPUTS], double factor[OUTPUTS])
 {
-    double unit = (double)format_ulp(format_param(c->dtype), 1) / 2;
+    bool tf32 = c->math == FBN_MATH_TF32;
+    double unit = tf32 ? 0x1p-11 : (double)format_ulp(format_param(c->dtype), 1) / 2;
     double least = (double)format_ulp(format_param(c->dtype), 0);
     inputs_draw(in, c, seed);
     problem p = inputs_problem(c, in);
@@ -90,7 +91,7 @@ static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, 
     if (depth == UP_TO_FORWARD || c->activation == FBN_ACT_RELU)
         condition_compute(&p, *exact, unit, least, false, condition);
     if (depth == UP_TO_BACKWARD) {
-        avoid_kink(c, in, *exact, unit, condition);
+        avoid_kink(c, in, *exact, tf32 ? 8 * unit : 128 * unit, condition);
         oracle_backward(wide_precision(c), &p, *exact);
         oracle_backward(own_precision(c), &p, naive);
         condition_compute(&p, *exact, unit, least, true, condition);

@@ -16,6 +16,7 @@
  * the order; a tensor core aligns such products and truncates their sum to float, which loses up to
  * an ulp, two units of roundoff, where rounding loses one. So a half type's factor is at least one
  * unit.
+ * In FBN_MATH_TF32 the naive computation rounds the products' operands to TF32.
  * A tensor of few entries may come out exact by luck: its factor is then taken over further draws
  * of the same case too, until enough entries have been seen.
  */

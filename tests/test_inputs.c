@@ -180,6 +180,7 @@ START_TEST(test_rounding)
     test_case c = case_default(false);
     harness_enter("rounding");
     c.dtype = rounding.cases[_i].dtype;
+    c.math = rounding.cases[_i].math;
     c.kernel = rounding.cases[_i].kernel;
     c.n = N, c.i = 1, c.o = O;
     c.eps = 0;

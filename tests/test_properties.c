@@ -77,6 +77,7 @@ static void add_repeats(case_table *cases, const test_case *base)
     for (int i = 0; i < 12; i++) {
         test_case c = full_case(i);
         c.dtype = base->dtype;
+        c.math = base->math;
         c.kernel = base->kernel;
         c.threads = i % 3 + 1;
         c.training = i % 5 != 0;
