@@ -217,7 +217,7 @@ static fbn_status read_device(fbni_cuda_context *c)
     c->queue.shared_memory = (size_t)shared_memory;
     /* also the first use of the module's code: a device that it has none for is found here */
     if (error == cudaSuccess && c->queue.shared_memory >= fbni_cuda_train_slab_memory())
-        error = fbni_cuda_train_slab_prepare();
+        error = fbni_cuda_train_slab_prepare(&c->queue);
     return fbni_cuda_check(c->host, error, "the device's properties and kernels");
 }
 

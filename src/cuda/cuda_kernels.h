@@ -24,6 +24,7 @@ typedef struct fbni_cuda_queue {
     cudaStream_t stream;
     int processors;       /* multiprocessors of the device */
     size_t shared_memory; /* the most that a block may ask for */
+    int launches_ahead;   /* kernels may be started before the one before is done (sm_90) */
 } fbni_cuda_queue;
 
 /* The first bytes of a saved buffer, written by the device. */
@@ -191,8 +192,8 @@ cudaError_t fbni_cuda_softmax_online(const fbni_cuda_queue *queue, const fbni_cu
  * finish->affine is written. 2 <= N <= FBNI_CUDA_SLAB_ROWS. */
 enum { FBNI_CUDA_SLAB_ROWS = 1024 };
 size_t fbni_cuda_train_slab_memory(void); /* shared memory that its wide blocks need */
-/* Once for each device that has it, before the first launch. */
-cudaError_t fbni_cuda_train_slab_prepare(void);
+/* Once for each device that has it, before the first launch; sets queue->launches_ahead. */
+cudaError_t fbni_cuda_train_slab_prepare(fbni_cuda_queue *queue);
 cudaError_t fbni_cuda_train_slab(const fbni_cuda_queue *queue, const fbni_cuda_features *features,
                                  const fbni_cuda_finish *finish);
 

@@ -194,24 +194,28 @@ __device__ inline R median(R a, R b, R c)
     return rest < low ? low : rest;
 }
 
-/* How many rows each of the three means of load_shift takes, of so many in all. */
+/* How many rows each of the three means of median_of_means takes, of so many in all. */
 __device__ inline int few_of(int64_t rows)
 {
     return rows >= 12 ? 4 : rows >= 6 ? 2 : 1;
 }
 
-template <typename R, bool WIDE>
-__device__ inline void load_mean(R (&out)[16 / sizeof(R)], const columns<R, WIDE> &cols,
-                                 const R *row, int64_t ld, int few)
+/* load(values, i): row i of a few. */
+template <typename R, int COUNT, typename LOAD>
+__device__ inline void mean_of_rows(R (&out)[COUNT], int few, const LOAD &load)
 {
-    constexpr int COUNT = 16 / (int)sizeof(R);
-    R sum[COUNT] = {}, next[COUNT];
-    cols.load(out, row);
-    for (int i = 1; i < few; i++) {
-        cols.load(next, row + i * ld);
+    R sum[COUNT] = {}, next[3][COUNT]; /* few_of() - 1 at most: all on their way together */
+    load(out, 0);
+#pragma unroll
+    for (int i = 1; i < 4; i++)
+        if (i < few)
+            load(next[i - 1], i);
+#pragma unroll
+    for (int i = 1; i < 4; i++) {
 #pragma unroll
         for (int k = 0; k < COUNT; k++)
-            sum[k] += next[k] - out[k];
+            if (i < few)
+                sum[k] += next[i - 1][k] - out[k];
     }
 #pragma unroll
     for (int k = 0; k < COUNT; k++)
@@ -220,20 +224,29 @@ __device__ inline void load_mean(R (&out)[16 / sizeof(R)], const columns<R, WIDE
 
 /* What is subtracted before the moments are summed: the median of the means of a few first, middle
  * and last rows. Near the mean, so that little is left to sum and to round; and equal values leave
- * nothing. A group with an outlier is not the median of three. */
+ * nothing. A group with an outlier is not the median of three. load(values, part, i): row i of a
+ * part. */
+template <typename R, int COUNT, typename LOAD>
+__device__ inline void median_of_means(R (&out)[COUNT], int few, const LOAD &load)
+{
+    R b[COUNT], c[COUNT];
+    mean_of_rows(out, few, [&](R(&to)[COUNT], int i) { load(to, 0, i); });
+    mean_of_rows(b, few, [&](R(&to)[COUNT], int i) { load(to, 1, i); });
+    mean_of_rows(c, few, [&](R(&to)[COUNT], int i) { load(to, 2, i); });
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+        out[k] = median(out[k], b[k], c[k]);
+}
+
 template <typename R, bool WIDE>
 __device__ inline void load_shift(R (&out)[16 / sizeof(R)], const columns<R, WIDE> &cols,
                                   const R *first, const R *middle, const R *last, int64_t ld,
                                   int few)
 {
-    constexpr int COUNT = 16 / (int)sizeof(R);
-    R b[COUNT], c[COUNT];
-    load_mean(out, cols, first, ld, few);
-    load_mean(b, cols, middle, ld, few);
-    load_mean(c, cols, last, ld, few);
-#pragma unroll
-    for (int k = 0; k < COUNT; k++)
-        out[k] = median(out[k], b[k], c[k]);
+    const R *const parts[] = {first, middle, last};
+    median_of_means(out, few, [&](R(&to)[16 / sizeof(R)], int part, int i) {
+        cols.load(to, parts[part] + i * ld);
+    });
 }
 
 /* Whether a matrix can be moved in packs of `count` elements of `size` bytes. */
@@ -312,6 +325,28 @@ inline cudaError_t launch(void (*kernel)(PARAMS...), dim3 grid, dim3 block, cuda
                           ARGS... args)
 {
     return launch_shared(kernel, grid, block, stream, 0, args...);
+}
+
+/* Its blocks may be started when the last ones of the kernel before are: the kernel waits itself
+ * (cudaGridDependencySynchronize) before it touches anything. */
+template <typename... PARAMS, typename... ARGS>
+inline cudaError_t launch_ahead(void (*kernel)(PARAMS...), dim3 grid, dim3 block,
+                                const fbni_cuda_queue *queue, size_t shared, ARGS... args)
+{
+    cudaLaunchAttribute ahead = {};
+    cudaLaunchConfig_t config = {};
+    ahead.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    ahead.val.programmaticStreamSerializationAllowed = 1;
+    config.dynamicSmemBytes = shared;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.stream = queue->stream;
+    config.attrs = &ahead;
+    config.numAttrs = queue->launches_ahead ? 1 : 0;
+    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, ((PARAMS)args)...);
+    if (error != cudaSuccess)
+        (void)cudaGetLastError();
+    return error;
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b)

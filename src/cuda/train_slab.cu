@@ -12,7 +12,10 @@
  *
  * A column's sums go over a thread's rows, then over the lanes of a warp that hold it, then over
  * the warps, always in the same order. The first LANES × COUNT threads do the algebra, one column
- * each.
+ * each, from parameters that they asked for first.
+ *
+ * Small batches take hardly longer than a few trips to memory, so what can be on its way together
+ * is, and on devices that can (sm_90) the blocks are started before the product's last one ends.
  */
 #include "activations.cuh"
 #include "features.cuh"
@@ -28,6 +31,14 @@ constexpr int ROWS = 64; /* rows side by side in a block */
 
 template <int LANES>
 constexpr int THREADS = ROWS *LANES;
+
+/* Until the kernels before are done, where this one was launched ahead of that. */
+__device__ inline void wait_for_kernels()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
 
 /* The vectors of one thread. */
 template <typename R, int LANES, bool WIDE>
@@ -47,8 +58,8 @@ struct slab {
     {
         return mine[i * THREADS<LANES>];
     }
-    /* All loads on their way, then all there. */
-    __device__ void load(const R *u, int64_t ldu)
+    /* All loads on their way. */
+    __device__ void start_load(const R *u, int64_t ldu)
     {
         for (int i = 0; i < count; i++) {
             const R *row = u + (first + i * (int64_t)ROWS) * ldu + cols.first;
@@ -64,7 +75,17 @@ struct slab {
             }
         }
         __pipeline_commit();
+    }
+    /* All there, for all threads of the block. */
+    __device__ void wait_for_load() const
+    {
         __pipeline_wait_prior(0);
+        __syncthreads();
+    }
+    /* What a thread of the same columns has of a row. */
+    __device__ const pack<R, COUNT> &of_row(int row) const
+    {
+        return (mine - first * LANES)[row / ROWS * THREADS<LANES> + row % ROWS * LANES];
     }
 };
 
@@ -164,8 +185,8 @@ __global__ void __launch_bounds__(THREADS<LANES>, 768 / THREADS<LANES>)
     extern __shared__ __align__(16) unsigned char storage[];
     __shared__ double in_double[2][THREADS<LANES> / 32][WIDTH];
     __shared__ double means[WIDTH], lows[WIDTH], vars[WIDTH];
+    __shared__ fbni_feature parameters[WIDTH];
     __shared__ R coefficients[3][WIDTH];
-    const R *from = (const R *)a.u;
     slab<R, LANES, WIDE> u(storage, a.N, a.O);
     const int entry = (int)threadIdx.x % LANES * COUNT;
     const double N = (double)a.N;
@@ -174,9 +195,22 @@ __global__ void __launch_bounds__(THREADS<LANES>, 768 / THREADS<LANES>)
     moments<R, COUNT> m;
     bool beyond = false;
 
-    u.load(from, a.ldu);
-    load_shift(shift, u.cols, from, from + (a.N - few) / 2 * a.ldu, from + (a.N - few) * a.ldu,
-               a.ldu, few);
+    wait_for_kernels();
+    u.start_load((const R *)a.u, a.ldu);
+    /* entry e: column e % COUNT of lane e / COUNT */
+    const int e = (int)threadIdx.x;
+    const columns<R, WIDE> owner(blockIdx.x, e / COUNT, LANES, a.O);
+    const int64_t j = owner.first + (int64_t)(e % COUNT) * owner.stride;
+    const bool owns = e < WIDTH && j < a.O;
+    if (owns)
+        parameters[e] = feature_of<R>(features.params, j);
+    u.wait_for_load();
+    median_of_means(shift, few, [&](R(&to)[COUNT], int part, int i) {
+        const pack<R, COUNT> row = u.of_row(part * ((int)a.N - few) / 2 + i);
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+            to[k] = row.at[k];
+    });
     take_moments<LANES>(m, u, shift, a.N, (R(*)[THREADS<LANES> / 32][WIDTH]) in_double);
 #pragma unroll
     for (int k = 0; k < COUNT; k++) {
@@ -199,17 +233,12 @@ __global__ void __launch_bounds__(THREADS<LANES>, 768 / THREADS<LANES>)
         }
         __syncthreads();
     }
-    if (threadIdx.x < WIDTH) { /* entry e: column e % COUNT of lane e / COUNT */
-        const int e = (int)threadIdx.x;
-        const columns<R, WIDE> owner(blockIdx.x, e / COUNT, LANES, a.O);
-        const int64_t j = owner.first + (int64_t)(e % COUNT) * owner.stride;
-        if (j < a.O) {
-            const fbni_affine affine = train_feature<R>(
-                features, j, feature_of<R>(features.params, j), means[e], lows[e], vars[e]);
-            coefficients[0][e] = (R)affine.alpha;
-            coefficients[1][e] = (R)affine.c;
-            coefficients[2][e] = (R)affine.shift;
-        }
+    if (owns) {
+        const fbni_affine affine =
+            train_feature<R>(features, j, parameters[e], means[e], lows[e], vars[e]);
+        coefficients[0][e] = (R)affine.alpha;
+        coefficients[1][e] = (R)affine.c;
+        coefficients[2][e] = (R)affine.shift;
         if (j == 0)
             once(features, false);
     }
@@ -248,9 +277,9 @@ cudaError_t launch_lanes(const fbni_cuda_queue *queue, const fbni_cuda_features 
     constexpr int COUNT = 16 / (int)sizeof(R);
     const bool wide =
         is_wide(a.u, a.ldu, a.O, COUNT, sizeof(R)) && is_wide(a.y, a.ldy, a.O, COUNT, sizeof(T));
-    return launch_shared(wide ? train_slab<T, LANES, true> : train_slab<T, LANES, false>,
-                         (unsigned)fbni_cuda_slabs(a.O, LANES, sizeof(R)), THREADS<LANES>,
-                         queue->stream, storage_size<LANES>(a.N), features, a);
+    return launch_ahead(wide ? train_slab<T, LANES, true> : train_slab<T, LANES, false>,
+                        (unsigned)fbni_cuda_slabs(a.O, LANES, sizeof(R)), THREADS<LANES>, queue,
+                        storage_size<LANES>(a.N), features, a);
 }
 
 /* Narrow slabs where wide ones would leave multiprocessors without a block. */
@@ -280,9 +309,15 @@ size_t fbni_cuda_train_slab_memory(void)
     return storage_size<4>(FBNI_CUDA_SLAB_ROWS) + 4096; /* and the block's sums */
 }
 
-cudaError_t fbni_cuda_train_slab_prepare(void)
+cudaError_t fbni_cuda_train_slab_prepare(fbni_cuda_queue *queue)
 {
-    cudaError_t error = allow_storage<float>();
+    cudaFuncAttributes attributes;
+    cudaError_t error = cudaFuncGetAttributes(&attributes, train_slab<float, 4, true>);
+
+    /* not the device's word but the code's: what was compiled for an older one does not wait */
+    queue->launches_ahead = error == cudaSuccess && attributes.ptxVersion >= 90;
+    if (error == cudaSuccess)
+        error = allow_storage<float>();
     if (error == cudaSuccess)
         error = allow_storage<double>();
     if (error == cudaSuccess)
