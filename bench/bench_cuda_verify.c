@@ -65,8 +65,9 @@ static int run_once(struct errors *errors, struct gpu *g, struct gpu_data *data,
 
 /*
  * As bench_verify.c has it: the layer may err twice as much as the unfused computation in the same
- * precision, and 4 units in the last place; that is a judgement only where the unfused computation
- * is right itself. d bias must be 0 exactly. d scale before the normalisation is proportional to
+ * precision, and 4 units in the last place. Where the unfused computation has less than half of its
+ * digits right (a half type, and two rows that are nearly equal), that is no measure, and the layer
+ * must have that half. d bias must be 0 exactly. d scale before the normalisation is proportional to
  * eps, a difference of large numbers in any unfused computation: half of its digits.
  */
 static double allowed_error(const struct gpu_data *data, enum tensor_id id,
@@ -79,7 +80,7 @@ static double allowed_error(const struct gpu_data *data, enum tensor_id id,
     if (id == T_DSCALE && data->bench_case->chain != CHAIN_BN_SCALE_SOFTMAX)
         return half_the_digits;
     if (!(unfused->largest <= half_the_digits))
-        return -1;
+        return half_the_digits;
     return 2 * unfused->largest + 4 * epsilon * unfused->size;
 }
 
@@ -97,10 +98,7 @@ static void judge(struct gpu_verdict *v, const struct gpu_data *data, const stru
         const double error = layer->of[id].largest;
         const bool good = error <= allowed;
         const double used = !good ? INFINITY : allowed > 0 ? error / allowed : 0;
-        if (allowed < 0)
-            fprintf(stderr, "bench: %s of the unfused computation is wrong: off by %g of %g\n",
-                    tensor_name(id), unfused->of[id].largest, unfused->of[id].size);
-        else if (!good)
+        if (!good)
             fprintf(stderr, "bench: %s of the layer is wrong: off by %g of %g, allowed %g\n",
                     tensor_name(id), error, layer->of[id].size, allowed);
         if (used > v->used) {
