@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Matrices between a half type and float: operands of products that cuBLAS has for float alone, and
- * gradients that are rounded once, after everything has been added up in float.
+ * gradients that are rounded once, after everything has been added up in float. (And float gradients
+ * that are added to what is there.)
  */
 #include "device.cuh"
 
@@ -66,6 +67,9 @@ cudaError_t fbni_cuda_from_float(const fbni_cuda_queue *queue, fbn_dtype dtype, 
                                  int64_t columns, const float *from, int64_t ldfrom, void *to,
                                  int64_t ldto, int accumulate)
 {
+    if (dtype == FBN_F32)
+        return launch_convert<float, float>(queue, rows, columns, from, ldfrom, to, ldto,
+                                            accumulate != 0);
     return dtype == FBN_BF16 ? launch_convert<float, __nv_bfloat16>(
                                    queue, rows, columns, from, ldfrom, to, ldto, accumulate != 0)
                              : launch_convert<float, __half>(queue, rows, columns, from, ldfrom, to,

@@ -29,49 +29,46 @@ const char *fbni_hopper_refuse_sizes(int64_t N, int64_t I, int64_t O)
     return N > most || O > most ? "max_batch or out_features is 2^31 or more" : NULL;
 }
 
-#ifdef FBNI_HAVE_HOPPER
-
 /* What was measured on an H200, in microseconds, TFLOP/s and bytes per microsecond
  * (bench/results): of the kind, one block of 64 of the depth of a tile of 256 columns, the bytes
  * that its split moves for an entry, and the rate of cuBLAS's product. */
 static const struct speed {
     double block, split_bytes, blas;
 } speeds[FBNI_HOPPER_KINDS] = {
-    [FBNI_HOPPER_F16] = {0.72, 0, 700},
-    [FBNI_HOPPER_BF16] = {0.72, 0, 720},
-    [FBNI_HOPPER_TF32] = {0.74, 6, 390},
-    [FBNI_HOPPER_FP32] = {2.1, 8, 48},
+    [FBNI_HOPPER_F16] = {0.72, 0, 700},  [FBNI_HOPPER_BF16] = {0.72, 0, 720},
+    [FBNI_HOPPER_TF32] = {0.74, 6, 390}, [FBNI_HOPPER_FP32] = {2.1, 8, 48},
+    [FBNI_HOPPER_HALF] = {1.4, 0, 240}, /* cuBLAS: three products of bf16 parts */
 };
 static const double tile_start = 5, split_start = 12, blas_start = 6, bandwidth = 3.3e6;
 
-static double product_time(fbni_hopper_kind kind, const fbni_hopper_tiles *t, int64_t N, int64_t I,
-                           int64_t O)
+double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
+                        int64_t I, int64_t O)
 {
-    const struct speed *s = &speeds[kind];
+    const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, O);
     const double blocks = (double)((I + 63) / 64);
-    const double split =
-        s->split_bytes > 0
-            ? split_start + s->split_bytes * ((double)N + (double)O) * (double)I / bandwidth
-            : 0;
-    return split + (double)t->waves * (tile_start + blocks * s->block * t->columns / 256);
+
+    return (double)t.waves * (tile_start + blocks * speeds[kind].block * t.columns / 256);
 }
 
-#endif
+double fbni_hopper_blas_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
+{
+    return blas_start + 2e-6 * (double)N * (double)I * (double)O / speeds[kind].blas;
+}
+
+static double split_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
+{
+    const double bytes = speeds[kind].split_bytes;
+    return bytes > 0 ? split_start + bytes * ((double)N + (double)O) * (double)I / bandwidth : 0;
+}
 
 const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                      int64_t N, int64_t I, int64_t O)
 {
-#ifdef FBNI_HAVE_HOPPER
-    const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, O);
-    const double blas = blas_start + 2e-6 * (double)N * (double)I * (double)O / speeds[kind].blas;
     const double moments = 4 * (double)N * (double)O / bandwidth; /* which it saves */
+    const double blas = fbni_hopper_blas_time(kind, N, I, O) + moments;
+    const double own = fbni_hopper_time(context, kind, N, I, O) + split_time(kind, N, I, O);
 
-    return product_time(kind, &t, N, I, O) > blas + moments ? "cuBLAS is faster at this size"
-                                                            : NULL;
-#else
-    (void)context, (void)kind, (void)N, (void)I, (void)O;
-    return NULL;
-#endif
+    return own > blas ? "cuBLAS is faster at this size" : NULL;
 }
 
 /* ---- tiles ---- */
@@ -132,7 +129,7 @@ static int64_t stride_of(int64_t I)
 
 static bool is_float(fbni_hopper_kind kind)
 {
-    return kind == FBNI_HOPPER_TF32 || kind == FBNI_HOPPER_FP32;
+    return kind != FBNI_HOPPER_F16 && kind != FBNI_HOPPER_BF16;
 }
 
 fbni_hopper_memory fbni_hopper_memory_of(fbni_hopper_kind kind, int64_t rows, int64_t I,
@@ -296,33 +293,72 @@ static fbn_status map_halves(fbni_cuda_context *c, const fbni_hopper_call *call,
     return FBN_OK;
 }
 
+static fbn_status map_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *call,
+                            fbni_hopper_product *p)
+{
+    const fbni_hopper_kind kind = call->kind;
+    const int parts = fbni_hopper_parts(kind), w_parts = fbni_hopper_w_parts(kind);
+    const int64_t I = call->I, ld = stride_of(I);
+    const fbni_hopper_operand *x = &call->x, *w = &call->w;
+
+    if (map_operand(c, &p->x, x->parts, I, x->rows, ld, parts, p->columns / FBNI_HOPPER_CLUSTER) ||
+        map_operand(c, &p->w, w->parts, I, w->rows, ld, kind == FBNI_HOPPER_FP32 ? 2 : 1,
+                    FBNI_HOPPER_FEATURES) ||
+        map_operand(c, &p->w_rescue, w->rescue, I, w->rows, ld, w_parts, FBNI_HOPPER_FEATURES))
+        return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused an operand");
+    p->x_exponents = x->exponents;
+    p->w_exponents = w->exponents;
+    p->rescue = &call->control->rescue;
+    return FBN_OK;
+}
+
 static fbn_status map_floats(fbni_cuda_context *c, const fbni_hopper_call *call,
                              fbni_hopper_product *p)
 {
-    const int parts = fbni_hopper_parts(call->kind), f16 = call->kind == FBNI_HOPPER_FP32 ? 2 : 1;
-    const int64_t ld = stride_of(call->I);
     const fbni_hopper_split split = {
         .kind = call->kind,
         .I = call->I,
-        .ld = ld,
+        .ld = stride_of(call->I),
         .operand = {operand_of(call->kind, &call->x, call->I),
                     operand_of(call->kind, &call->w, call->I)},
         .control = call->control,
     };
-    const fbni_hopper_operand *x = &split.operand[0], *w = &split.operand[1];
+    const fbni_hopper_parts_call parts = {
+        .kind = call->kind,
+        .I = call->I,
+        .x = split.operand[0],
+        .w = split.operand[1],
+        .control = call->control,
+    };
     const fbn_status status = split_operands(c, &split);
 
-    if (status != FBN_OK)
-        return status;
-    if (map_operand(c, &p->x, x->parts, call->I, call->N, ld, parts,
-                    p->columns / FBNI_HOPPER_CLUSTER) ||
-        map_operand(c, &p->w, w->parts, call->I, call->O, ld, f16, FBNI_HOPPER_FEATURES) ||
-        map_operand(c, &p->w_rescue, w->rescue, call->I, call->O, ld, parts, FBNI_HOPPER_FEATURES))
-        return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused an operand");
-    p->x_exponents = x->exponents;
-    p->w_exponents = w->exponents;
-    p->rescue = &split.control->rescue;
-    return FBN_OK;
+    return status == FBN_OK ? map_parts(c, &parts, p) : status;
+}
+
+/* The product by the maps that are there, and where its result goes. */
+static fbn_status multiply(fbni_cuda_context *c, fbni_hopper_product *p, float *u, int64_t ldu)
+{
+    p->ldout = ldu;
+    if (!is_mappable(u, ldu, sizeof(float)) ||
+        map_result(c, &p->u, u, p->N, p->O, ldu) != CUDA_SUCCESS)
+        p->out = u;
+    return fbni_cuda_check(c->host, fbni_hopper_multiply(&c->queue, p), "hopper_product");
+}
+
+fbn_status fbni_hopper_call_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *call)
+{
+    const fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->x.rows, call->w.rows);
+    fbni_hopper_product p = {
+        .kind = call->kind,
+        .columns = tiles.columns,
+        .band = tiles.band,
+        .N = call->x.rows,
+        .O = call->w.rows,
+        .I = call->I,
+    };
+    const fbn_status status = map_parts(c, call, &p);
+
+    return status == FBN_OK ? multiply(c, &p, call->u, call->ldu) : status;
 }
 
 fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call *call)
@@ -335,18 +371,12 @@ fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call
         .N = call->N,
         .O = call->O,
         .I = call->I,
-        .ldout = call->ldu,
         .partials = call->partials,
     };
     const fbn_status status =
         is_float(call->kind) ? map_floats(c, call, &p) : map_halves(c, call, &p);
 
-    if (status != FBN_OK)
-        return status;
-    if (!is_mappable(call->u, call->ldu, sizeof(float)) ||
-        map_result(c, &p.u, call->u, call->N, call->O, call->ldu) != CUDA_SUCCESS)
-        p.out = call->u;
-    return fbni_cuda_check(c->host, fbni_hopper_multiply(&c->queue, &p), "hopper_product");
+    return status == FBN_OK ? multiply(c, &p, call->u, call->ldu) : status;
 }
 
 #else
@@ -364,6 +394,12 @@ fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind ki
                                        const fbni_hopper_source *s, void *control)
 {
     (void)kind, (void)I, (void)s, (void)control;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
+
+fbn_status fbni_hopper_call_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *call)
+{
+    (void)call;
     return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
 }
 

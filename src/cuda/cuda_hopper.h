@@ -9,8 +9,10 @@
 #include "cuda_internal.h"
 #include "hopper_kernels.h"
 
-/* Whether a row of FBNI_CUDA_PRODUCT is one of these, and of which kind (cuda_rows.c). */
+/* Whether a row of FBNI_CUDA_PRODUCT is one of these, and of which kind (cuda_rows.c); and the same
+ * of FBNI_CUDA_GRADIENTS. */
 bool fbni_cuda_is_hopper(fbni_cuda_row_id row, fbni_hopper_kind *kind);
+bool fbni_cuda_is_hopper_gradients(fbni_cuda_row_id row, fbni_hopper_kind *kind);
 
 /* NULL where this machine can run the Hopper kernels, else why not. */
 const char *fbni_hopper_refuse_machine(const fbni_cuda_context *context);
@@ -59,8 +61,52 @@ typedef struct fbni_hopper_call {
 
 /* u = x W^T (and its column moments). */
 fbn_status fbni_hopper_call_product(fbni_cuda_context *context, const fbni_hopper_call *call);
+/* The same of operands whose parts are there; control is NULL where they are of a half type's. */
+typedef struct fbni_hopper_parts_call {
+    fbni_hopper_kind kind;
+    int64_t I; /* depth */
+    fbni_hopper_operand x, w;
+    const fbni_hopper_control *control;
+    float *u;
+    int64_t ldu;
+} fbni_hopper_parts_call;
+fbn_status fbni_hopper_call_parts(fbni_cuda_context *context, const fbni_hopper_parts_call *call);
 /* Both kinds of parts of an operand, for good. */
 fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *context, fbni_hopper_kind kind, int64_t I,
                                        const fbni_hopper_source *source, void *control);
+
+/* ---- the backward's products (cuda_hopper_backward.c) ---- */
+
+/* Memory for either product: the side of du; the side of W and of x; both in bytes. */
+typedef struct fbni_hopper_backward_memory {
+    size_t du, other;
+} fbni_hopper_backward_memory;
+fbni_hopper_backward_memory fbni_hopper_backward_memory_of(fbni_hopper_kind kind, int64_t N,
+                                                           int64_t I, int64_t O);
+const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O);
+const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
+                                              fbni_hopper_kind kind, int64_t N, int64_t I,
+                                              int64_t O);
+/* Microseconds that a product of this kind takes, and that cuBLAS would. */
+double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
+                        int64_t I, int64_t O);
+double fbni_hopper_blas_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O);
+
+typedef struct fbni_hopper_gradients {
+    fbni_hopper_kind kind; /* TF32, FP32 or HALF */
+    fbn_dtype dtype;       /* of W and x */
+    int64_t N, I, O;
+    const float *du;     /* as input_gradient.cu writes it with maxima; leading dimension O */
+    unsigned *maxima;    /* O */
+    const float *alpha;  /* O */
+    char *parts, *other; /* fbni_hopper_backward_memory_of */
+    void *control;
+} fbni_hopper_gradients;
+
+/* out[O, I] = du^T x, and out[N, I] = du W: out may be du's own place. */
+fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *context, const fbni_hopper_gradients *g,
+                                       const void *x, int64_t ldx, float *out, int64_t ldout);
+fbn_status fbni_hopper_data_gradient(fbni_cuda_context *context, const fbni_hopper_gradients *g,
+                                     const void *weight, int64_t ldw, float *out, int64_t ldout);
 
 #endif

@@ -71,6 +71,9 @@ typedef enum fbni_cuda_row_id {
     FBNI_CUDA_TRAIN_PASSES,
     FBNI_CUDA_SOFTMAX_REGISTERS,
     FBNI_CUDA_SOFTMAX_ONLINE,
+    FBNI_CUDA_GRADIENTS_HOPPER_TF32, /* cuda_hopper_backward.c; in the order of the kinds */
+    FBNI_CUDA_GRADIENTS_HOPPER_FP32,
+    FBNI_CUDA_GRADIENTS_HOPPER_HALF,
     FBNI_CUDA_GRADIENTS_CUBLAS, /* real types */
     FBNI_CUDA_GRADIENTS_BF16X3, /* parts of du: input_gradient.cu */
     FBNI_CUDA_GRADIENTS_TF32X2,
@@ -112,10 +115,13 @@ typedef struct fbni_cuda_workspace {
     size_t sums;     /* 2 × O doubles: gradients of scalar scales; alpha when folding */
     size_t partials; /* of the chunks of column sums */
     size_t dots;     /* N reals where the activation is over rows */
-    size_t matrix;   /* N×O reals: u of the half types forward, du backward; or du's parts */
-    size_t inputs;   /* x in parts; half types: N×I floats: x converted, dx before its rounding */
+    size_t matrix;   /* N×O reals: u of the half types forward, du backward; or du's parts; Hopper:
+                        dx's N×I floats after du */
+    size_t inputs;   /* x in parts, backward transposed, or W; half types: N×I floats: x converted,
+                        dx before its rounding */
     size_t weights;  /* W in parts; half types: O×I floats: W converted, dW before its rounding; or
                         copies of W */
+    size_t du;       /* Hopper: du in parts, either way */
     size_t control;  /* fbni_hopper_control */
     size_t total;
 } fbni_cuda_workspace;

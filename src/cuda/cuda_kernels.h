@@ -264,6 +264,9 @@ typedef struct fbni_cuda_input_gradient {
     fbni_cuda_parts parts;
     fbni_cuda_slopes slopes;
     void *du; /* packed */
+    /* float: du without alpha's power of two (fbni::power_of), and the largest finite magnitude of
+     * each of its columns as float's bits, which begin as zeros; or NULL */
+    unsigned *maxima;
 } fbni_cuda_input_gradient;
 cudaError_t fbni_cuda_input_gradient_of(const fbni_cuda_queue *queue,
                                         const fbni_cuda_gradient *gradient,
@@ -272,7 +275,7 @@ cudaError_t fbni_cuda_input_gradient_of(const fbni_cuda_queue *queue,
 /* ---- conversions and folding ---- */
 
 /* convert.cu -- rows × columns between a half type and float; accumulate: adds to what is there, in
- * float, and rounds once. */
+ * float, and rounds once. from_float: FBN_F32 too. */
 cudaError_t fbni_cuda_to_float(const fbni_cuda_queue *queue, fbn_dtype dtype, int64_t rows,
                                int64_t columns, const void *from, int64_t ldfrom, float *to,
                                int64_t ldto);

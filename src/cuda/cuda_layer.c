@@ -8,6 +8,11 @@
 
 #include "cuda_hopper.h"
 
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 /* Partial sums of the largest batch; smaller ones have no more chunks. */
 static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_desc *desc,
                             const fbni_cuda_choice *choice)
@@ -60,11 +65,21 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     const size_t N = (size_t)desc->max_batch, O = (size_t)desc->out_features;
     const fbni_cuda_parts parts = fbni_cuda_parts_of(choice);
     const size_t all_parts = (size_t)fbni_parts_count(parts) * N * O * fbni_part_element(parts);
-    const size_t matrix = N * O * real > all_parts ? N * O * real : all_parts;
-    const size_t weights = operand_size(desc, choice, O);
-    const size_t copies =
-        parts == FBNI_CUDA_PARTS_BF16X3 ? 3 * O * (size_t)desc->in_features * 2 : 0;
+    const size_t I = (size_t)desc->in_features;
+    const size_t copies = parts == FBNI_CUDA_PARTS_BF16X3 ? 3 * O * I * 2 : 0;
+    size_t matrix = larger(N * O * real, all_parts), inputs = operand_size(desc, choice, N);
+    size_t weights = larger(operand_size(desc, choice, O), copies), du = 0;
+    fbni_hopper_kind kind;
     fbni_cuda_workspace w = {0};
+
+    if (fbni_cuda_is_hopper_gradients(choice->row[FBNI_CUDA_GRADIENTS], &kind)) {
+        const fbni_hopper_backward_memory m = fbni_hopper_backward_memory_of(
+            kind, desc->max_batch, desc->in_features, desc->out_features);
+        matrix = larger(matrix, N * I * real);
+        weights = larger(weights, O * I * real);
+        inputs = larger(inputs, m.other);
+        du = m.du;
+    }
 
     w.affine = fbni_place(&w.total, 3 * fbni_align(O * real));
     w.centre = fbni_place(&w.total, O * real);
@@ -73,8 +88,9 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     w.partials = fbni_place(&w.total, partials_size(context, desc, choice));
     w.dots = fbni_place(&w.total, fbni_is_rowwise(desc->activation) ? N * real : 0);
     w.matrix = fbni_place(&w.total, matrix);
-    w.inputs = fbni_place(&w.total, operand_size(desc, choice, N));
-    w.weights = fbni_place(&w.total, weights > copies ? weights : copies);
+    w.inputs = fbni_place(&w.total, inputs);
+    w.weights = fbni_place(&w.total, weights);
+    w.du = fbni_place(&w.total, du);
     w.control = fbni_place(&w.total, sizeof(fbni_hopper_control));
     return w;
 }

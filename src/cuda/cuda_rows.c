@@ -11,7 +11,7 @@
 typedef const char *refuse_machine(const fbni_cuda_context *context);
 typedef const char *refuse_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc);
 
-/* The kind of the Hopper product that a layer needs; FBNI_HOPPER_KINDS: none. */
+/* The kind of the Hopper product that a layer needs forward; FBNI_HOPPER_KINDS: none. */
 static fbni_hopper_kind hopper_kind(const fbn_layer_desc *desc)
 {
     switch (desc->dtype) {
@@ -30,9 +30,25 @@ bool fbni_cuda_is_hopper(fbni_cuda_row_id row, fbni_hopper_kind *kind)
 {
     const int of = (int)row - FBNI_CUDA_PRODUCT_HOPPER_F16; /* rows in the order of the kinds */
 
-    if (of < 0 || of >= FBNI_HOPPER_KINDS)
+    if (of < 0 || of > FBNI_HOPPER_FP32)
         return false;
     *kind = (fbni_hopper_kind)of;
+    return true;
+}
+
+/* The same backward, where du is float whatever the data. */
+static fbni_hopper_kind hopper_gradients_kind(const fbn_layer_desc *desc)
+{
+    return fbni_is_half(desc->dtype) ? FBNI_HOPPER_HALF : hopper_kind(desc);
+}
+
+bool fbni_cuda_is_hopper_gradients(fbni_cuda_row_id row, fbni_hopper_kind *kind)
+{
+    const int of = (int)row - FBNI_CUDA_GRADIENTS_HOPPER_TF32;
+
+    if (of < 0 || of > FBNI_HOPPER_HALF - FBNI_HOPPER_TF32)
+        return false;
+    *kind = (fbni_hopper_kind)(FBNI_HOPPER_TF32 + of);
     return true;
 }
 
@@ -51,17 +67,27 @@ static const char *needs_ampere(const fbni_cuda_context *context)
 
 /* ---- layers ---- */
 
+static const char *const other_data[FBNI_HOPPER_KINDS] = {
+    [FBNI_HOPPER_F16] = "the data is not f16",
+    [FBNI_HOPPER_BF16] = "the data is not bf16",
+    [FBNI_HOPPER_TF32] = "the data is not f32 in FBN_MATH_TF32",
+    [FBNI_HOPPER_FP32] = "the data is not f32 in FBN_MATH_FP32",
+    [FBNI_HOPPER_HALF] = "the data is of no half type",
+};
+
 static const char *hopper_layer(const fbn_layer_desc *desc, fbni_hopper_kind kind)
 {
-    static const char *const data[FBNI_HOPPER_KINDS] = {
-        [FBNI_HOPPER_F16] = "the data is not f16",
-        [FBNI_HOPPER_BF16] = "the data is not bf16",
-        [FBNI_HOPPER_TF32] = "the data is not f32 in FBN_MATH_TF32",
-        [FBNI_HOPPER_FP32] = "the data is not f32 in FBN_MATH_FP32",
-    };
     return hopper_kind(desc) != kind
-               ? data[kind]
+               ? other_data[kind]
                : fbni_hopper_refuse_sizes(desc->max_batch, desc->in_features, desc->out_features);
+}
+
+static const char *hopper_gradients(const fbn_layer_desc *desc, fbni_hopper_kind kind)
+{
+    return hopper_gradients_kind(desc) != kind
+               ? other_data[kind]
+               : fbni_hopper_refuse_backward_sizes(desc->max_batch, desc->in_features,
+                                                   desc->out_features);
 }
 
 static const char *hopper_f16(const fbni_cuda_context *context, const fbn_layer_desc *desc)
@@ -88,11 +114,39 @@ static const char *hopper_fp32(const fbni_cuda_context *context, const fbn_layer
     return hopper_layer(desc, FBNI_HOPPER_FP32);
 }
 
+static const char *hopper_gradients_tf32(const fbni_cuda_context *context,
+                                         const fbn_layer_desc *desc)
+{
+    (void)context;
+    return hopper_gradients(desc, FBNI_HOPPER_TF32);
+}
+
+static const char *hopper_gradients_fp32(const fbni_cuda_context *context,
+                                         const fbn_layer_desc *desc)
+{
+    (void)context;
+    return hopper_gradients(desc, FBNI_HOPPER_FP32);
+}
+
+static const char *hopper_gradients_half(const fbni_cuda_context *context,
+                                         const fbn_layer_desc *desc)
+{
+    (void)context;
+    return hopper_gradients(desc, FBNI_HOPPER_HALF);
+}
+
 /* A Hopper product that could be had, but would be slower than cuBLAS. */
 static const char *hopper_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
     return fbni_hopper_refuse_speed(context, hopper_kind(desc), desc->max_batch, desc->in_features,
                                     desc->out_features);
+}
+
+static const char *hopper_gradients_slower(const fbni_cuda_context *context,
+                                           const fbn_layer_desc *desc)
+{
+    return fbni_hopper_refuse_backward_speed(context, hopper_gradients_kind(desc), desc->max_batch,
+                                             desc->in_features, desc->out_features);
 }
 
 static const char *any_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
@@ -177,6 +231,15 @@ static const struct row {
                                      short_rows, NULL},
     [FBNI_CUDA_SOFTMAX_ONLINE] = {"softmax_online", FBNI_CUDA_SOFTMAX, any_machine, any_layer,
                                   NULL},
+    [FBNI_CUDA_GRADIENTS_HOPPER_TF32] = {"gradients_f16x1_sm90", FBNI_CUDA_GRADIENTS,
+                                         fbni_hopper_refuse_machine, hopper_gradients_tf32,
+                                         hopper_gradients_slower},
+    [FBNI_CUDA_GRADIENTS_HOPPER_FP32] = {"gradients_f16x3_sm90", FBNI_CUDA_GRADIENTS,
+                                         fbni_hopper_refuse_machine, hopper_gradients_fp32,
+                                         hopper_gradients_slower},
+    [FBNI_CUDA_GRADIENTS_HOPPER_HALF] = {"gradients_f16x2_sm90", FBNI_CUDA_GRADIENTS,
+                                         fbni_hopper_refuse_machine, hopper_gradients_half,
+                                         hopper_gradients_slower},
     [FBNI_CUDA_GRADIENTS_CUBLAS] = {"gradients_cublas", FBNI_CUDA_GRADIENTS, any_machine, real_only,
                                     NULL},
     [FBNI_CUDA_GRADIENTS_BF16X3] = {"gradients_bf16x3", FBNI_CUDA_GRADIENTS, needs_ampere,

@@ -73,6 +73,26 @@ __device__ inline R infinity()
     return (R)__int_as_float(0x7f800000);
 }
 
+/* p with 2^p <= |v| < 2^(p+1), such that 2^p and 2^-p are floats; 0 where v is no normal number. */
+__device__ inline int power_of(float v)
+{
+    const int biased = (int)(__float_as_uint(v) >> 23 & 255);
+    return biased == 0 || biased == 255 ? 0 : biased == 254 ? 126 : biased - 127;
+}
+
+/* 2^p, -127 < p < 128. */
+__device__ inline float power_of_two(int p)
+{
+    return __int_as_float((127 + p) << 23);
+}
+
+/* *to = max(*to, v), where most v are no larger than what is there. */
+__device__ inline void raise(unsigned *to, unsigned v)
+{
+    if (v > *(volatile unsigned *)to)
+        atomicMax(to, v);
+}
+
 /* COUNT elements, and the word that one instruction moves them as. */
 template <typename T, int COUNT>
 struct alignas(sizeof(T) * COUNT) pack {

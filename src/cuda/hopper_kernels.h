@@ -19,6 +19,7 @@ typedef enum fbni_hopper_kind {
     FBNI_HOPPER_BF16, /* they are bf16 */
     FBNI_HOPPER_TF32, /* float: f16 hi; three products of two bf16 parts where f16 does not do */
     FBNI_HOPPER_FP32, /* float: f16 hi + lo, three products; or six of three bf16 parts */
+    FBNI_HOPPER_HALF, /* x float: f16 hi + lo; w of a half type: f16 hi; or bf16, three and two */
     FBNI_HOPPER_KINDS
 } fbni_hopper_kind;
 
@@ -85,11 +86,46 @@ cudaError_t fbni_hopper_split_operands(const fbni_cuda_queue *queue,
 /* Where they will not, the bf16 parts in their place; else nothing. */
 cudaError_t fbni_hopper_rescue_operands(const fbni_cuda_queue *queue,
                                         const fbni_hopper_split *split);
-/* Parts of an operand of this kind, as many as its rescue has. */
+/* Parts of x of this kind, as many as its rescue has. */
 static inline int fbni_hopper_parts(fbni_hopper_kind kind)
 {
-    return kind == FBNI_HOPPER_FP32 ? 3 : kind == FBNI_HOPPER_TF32 ? 2 : 1;
+    return kind == FBNI_HOPPER_FP32 || kind == FBNI_HOPPER_HALF ? 3
+           : kind == FBNI_HOPPER_TF32                           ? 2
+                                                                : 1;
 }
+/* The same of w. */
+static inline int fbni_hopper_w_parts(fbni_hopper_kind kind)
+{
+    return kind == FBNI_HOPPER_HALF ? 2 : fbni_hopper_parts(kind);
+}
+
+/* ---- transposed operands in parts (hopper_transpose.cu) ---- */
+
+/* A matrix [rows, columns] and the parts of its transpose: parts[p][column][row], `ld` apart. */
+typedef struct fbni_hopper_transpose {
+    fbni_hopper_kind kind; /* TF32, FP32 or HALF */
+    fbn_dtype dtype;
+    int64_t rows, columns, ldfrom, ld; /* ld: a multiple of 8 */
+    const void *from;
+    const float *row_scales;    /* or NULL; row r is multiplied by fbni::power_of of its entry */
+    const float *column_scales; /* or NULL; column c was divided by fbni::power_of of its entry */
+    unsigned *maxima;           /* columns: the largest finite magnitude, as float's bits */
+    uint16_t *parts;            /* of f16 */
+    uint16_t *rescue;           /* of bf16; may be the same place */
+    int *exponents;             /* columns */
+    unsigned *largest;          /* rows: the largest entry of each as f16 has it; begins as zeros */
+    const unsigned *other;      /* the other operand's, where this one is the later; or NULL */
+    fbni_hopper_control *control;
+} fbni_hopper_transpose;
+
+/* maxima, which begin as zeros. */
+cudaError_t fbni_hopper_column_maxima(const fbni_cuda_queue *queue, const fbni_hopper_transpose *t);
+/* The f16 parts, and where there is an other, whether both will do. */
+cudaError_t fbni_hopper_transpose_operand(const fbni_cuda_queue *queue,
+                                          const fbni_hopper_transpose *t);
+/* Where they will not, the bf16 parts in their place; else nothing. */
+cudaError_t fbni_hopper_transpose_rescue(const fbni_cuda_queue *queue,
+                                         const fbni_hopper_transpose *t);
 
 #ifdef __cplusplus
 }

@@ -48,7 +48,7 @@ __device__ void finish(float (&d)[COLUMNS / 2], const arguments &a, const CUtens
                          feature, row, t, ALONE + group);
 }
 
-template <half_type TYPE, int PARTS, bool PROMOTE, int COLUMNS>
+template <half_type TYPE, int PARTS, int W_PARTS, bool PROMOTE, int COLUMNS>
 __device__ void consume(ring<COLUMNS> read, schedule s, const arguments &a, const CUtensorMap *out,
                         bool scaled)
 {
@@ -62,9 +62,9 @@ __device__ void consume(ring<COLUMNS> read, schedule s, const arguments &a, cons
     for (; s.more(); s.next()) {
         int pair, batch_tile;
         if (PROMOTE)
-            multiply_promoted<TYPE, PARTS>(d, read, freed, mine, a.blocks);
+            multiply_promoted<TYPE, PARTS, W_PARTS>(d, read, freed, mine, a.blocks);
         else
-            multiply_depth<TYPE, PARTS>(d, read, freed, mine, a.blocks);
+            multiply_depth<TYPE, PARTS, W_PARTS>(d, read, freed, mine, a.blocks);
         s.where(&pair, &batch_tile);
         finish<COLUMNS>(d, a, out, read.store, pair, batch_tile, scaled);
     }
@@ -74,8 +74,9 @@ __device__ void consume(ring<COLUMNS> read, schedule s, const arguments &a, cons
         store_wait<0>();
 }
 
-/* RESCUE: parts of bf16 where *a.rescue says so; 0: never. */
-template <int COLUMNS, half_type TYPE, int PARTS, bool PROMOTE, int RESCUE>
+/* RESCUE: parts of bf16 where *a.rescue says so; 0: never. w has W_PARTS and W_RESCUE of them. */
+template <int COLUMNS, half_type TYPE, int PARTS, int W_PARTS, bool PROMOTE, int RESCUE,
+          int W_RESCUE>
 __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     hopper_product(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x,
                    const __grid_constant__ CUtensorMap w_rescue,
@@ -106,13 +107,15 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     if (threadIdx.x < GROUP) {
         keep_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0)
-            load_tiles(r, s, rescue ? &w_rescue : &w, &x, a.blocks, rescue ? RESCUE : PARTS);
+            load_tiles(r, s, rescue ? &w_rescue : &w, &x, a.blocks, rescue ? RESCUE : PARTS,
+                       rescue ? W_RESCUE : W_PARTS);
     } else {
         take_registers<CONSUMER_REGISTERS>();
         if (RESCUE > 0 && rescue)
-            consume<half_type::BF16, (RESCUE > 0 ? RESCUE : 1), PROMOTE>(r, s, a, &out, false);
+            consume<half_type::BF16, (RESCUE > 0 ? RESCUE : 1), W_RESCUE, PROMOTE>(r, s, a, &out,
+                                                                                   false);
         else
-            consume<TYPE, PARTS, PROMOTE>(r, s, a, &out, a.w_exponents != NULL);
+            consume<TYPE, PARTS, W_PARTS, PROMOTE>(r, s, a, &out, a.w_exponents != NULL);
     }
     __syncwarp();
     cluster_arrive(); /* the other block may still be writing to this one's shared memory */
@@ -128,16 +131,17 @@ const struct variant {
     int columns, shared;
     kernel *function;
 } variants[] = {
-#define VARIANT(KIND, COLUMNS, TYPE, PARTS, PROMOTE, RESCUE)                                       \
+#define VARIANT(KIND, COLUMNS, TYPE, PARTS, W_PARTS, PROMOTE, RESCUE, W_RESCUE)                    \
     {                                                                                              \
         FBNI_HOPPER_##KIND, COLUMNS, tile_of<COLUMNS>::SHARED_BYTES,                               \
-            hopper_product<COLUMNS, half_type::TYPE, PARTS, PROMOTE, RESCUE>                       \
+            hopper_product<COLUMNS, half_type::TYPE, PARTS, W_PARTS, PROMOTE, RESCUE, W_RESCUE>    \
     }
-    VARIANT(F16, 256, F16, 1, false, 0),   VARIANT(F16, 128, F16, 1, false, 0),
-    VARIANT(BF16, 256, BF16, 1, false, 0), VARIANT(BF16, 128, BF16, 1, false, 0),
-    VARIANT(TF32, 256, F16, 1, false, 2),  VARIANT(TF32, 128, F16, 1, false, 2),
-    VARIANT(FP32, 192, F16, 2, true, 3),   VARIANT(FP32, 176, F16, 2, true, 3),
-    VARIANT(FP32, 128, F16, 2, true, 3),
+    VARIANT(F16, 256, F16, 1, 1, false, 0, 0),   VARIANT(F16, 128, F16, 1, 1, false, 0, 0),
+    VARIANT(BF16, 256, BF16, 1, 1, false, 0, 0), VARIANT(BF16, 128, BF16, 1, 1, false, 0, 0),
+    VARIANT(TF32, 256, F16, 1, 1, false, 2, 2),  VARIANT(TF32, 128, F16, 1, 1, false, 2, 2),
+    VARIANT(FP32, 192, F16, 2, 2, true, 3, 3),   VARIANT(FP32, 176, F16, 2, 2, true, 3, 3),
+    VARIANT(FP32, 128, F16, 2, 2, true, 3, 3),   VARIANT(HALF, 192, F16, 2, 1, true, 3, 2),
+    VARIANT(HALF, 176, F16, 2, 1, true, 3, 2),   VARIANT(HALF, 128, F16, 2, 1, true, 3, 2),
 #undef VARIANT
 };
 

@@ -1,25 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Float operands as sums of 16-bit ones, for the tensor cores.
- *
- *     f16:   x = 2^-e (hi + lo), e such that a row's largest finite entry is in [2^14, 2^15) times 2^-e
- *            hi = x 2^e rounded, lo = x 2^e - hi rounded: 22 bits where |x| >= 2^-18 of the largest,
- *            and an error of at most 2^-40 of the largest everywhere
- *     bf16:  x = p_0 + p_1 (+ p_2), each what truncation leaves of the rest: float's whole range
- *
- * An error of 2^-40 of the largest is lost in the noise unless the entries that matter are the small
- * ones: where x's column k is small throughout, and W's column k large. With X_k and W_k the largest
- * entries of the columns (of the scaled operands, at most 1), the errors of a row's products add up
- * to at most 2^-40 sum (X_k + W_k), and the products to about |X W|_2 / 16 (entries' rms is about a
- * quarter of the largest). f16 will do where the first is at most 2^-24 of the second. (A bound of
- * the worst case by an estimate of the usual one; for f16's hi alone, with errors of 2^-11 relative
- * or 2^-40 of the largest, it is 2^-12.)
+ * Float operands as sums of 16-bit ones, for the tensor cores, along their rows.
+ * hopper_split.cuh says which numbers, and when f16 will do.
  *
  * A block takes rows of one operand: LANES threads a row, each the same columns of every row, 8 at a
  * time.
  */
-#include "device.cuh"
-#include "hopper_kernels.h"
+#include "hopper_split.cuh"
 
 namespace
 {
@@ -27,7 +14,6 @@ namespace
 using namespace fbni;
 
 constexpr int BLOCK = 256, BLOCKS = 4, VECTOR = 8, HELD = 4; /* HELD vectors stay in registers */
-constexpr int TOP = 14;                                      /* exponent of a row's largest entry */
 
 struct largest_magnitude {
     __device__ float operator()(float a, float b) const
@@ -35,20 +21,6 @@ struct largest_magnitude {
         return a > b ? a : b;
     }
 };
-
-__device__ float finite_magnitude(float v)
-{
-    const float magnitude = fabsf(v);
-    return magnitude < __int_as_float(0x7f800000) ? magnitude : 0;
-}
-
-/* e with magnitude 2^e in [2^TOP, 2^(TOP+1)); 0 for 0. At most 126: 2^-e is a float too, and what
- * is left to scale are multiples of 2^-23, which f16 has. */
-__device__ int exponent_for(float magnitude)
-{
-    const int bits = __float_as_int(magnitude), e = TOP + 127 - (bits >> 23);
-    return bits == 0 ? 0 : e > 126 ? 126 : e;
-}
 
 template <bool WIDE>
 __device__ void load_vector(float (&v)[VECTOR], const float *row, int64_t column, int64_t columns)
@@ -89,13 +61,7 @@ __device__ void split_vector(const float (&v)[VECTOR], float scale, uint16_t *to
     memcpy(&most, &w, sizeof most);
 #pragma unroll
     for (int k = 0; k < VECTOR; k++) {
-        const float scaled = v[k] * scale;
-        const __half h = __float2half_rn(scaled);
-        hi.at[k] = __half_as_ushort(h);
-        if (LOW) {
-            const float rest = scaled - __half2float(h);
-            lo.at[k] = __half_as_ushort(__float2half_rn(fabsf(rest) < 1e30f ? rest : 0));
-        }
+        split_entry<LOW>(v[k] * scale, &hi.at[k], &lo.at[k]);
         const uint16_t magnitude = hi.at[k] & 0x7fff;
         if (magnitude > most.at[k] && magnitude < 0x7c00)
             most.at[k] = magnitude;
@@ -187,29 +153,6 @@ __device__ void merge_largest(const uint16_t *largest, int sets, int64_t ld, uns
     }
 }
 
-/* Whether the f16 parts lose what the product needs: the last block to finish says. */
-__device__ void judge(const fbni_hopper_split &s)
-{
-    __shared__ float shared[2][BLOCK / 32];
-    float sum = 0, squares = 0;
-
-    for (int64_t k = threadIdx.x; k < s.I; k += BLOCK) {
-        const float x =
-            __half2float(__ushort_as_half((unsigned short)__ldcg(&s.operand[0].largest[k]))) *
-            0x1p-15f;
-        const float w =
-            __half2float(__ushort_as_half((unsigned short)__ldcg(&s.operand[1].largest[k]))) *
-            0x1p-15f;
-        sum += x + w;
-        squares += (x * w) * (x * w);
-    }
-    sum = block_reduce(sum, shared[0], add_up());
-    squares = block_reduce(squares, shared[1], add_up());
-    const float most = s.kind == FBNI_HOPPER_TF32 ? 0x1p-12f : 0x1p-24f;
-    if (threadIdx.x == 0)
-        s.control->rescue = 0x1p-40f * sum > most * (sqrtf(squares) / 16);
-}
-
 template <int LANES, bool LOW>
 __global__ void __launch_bounds__(BLOCK, BLOCKS)
     hopper_split(fbni_hopper_split s, int blocks_of_first, bool wide0, bool wide1)
@@ -242,21 +185,8 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS)
     __syncthreads();
     if (last && s.operand[0].largest && s.operand[1].largest) {
         __threadfence();
-        judge(s);
+        judge<BLOCK>(s.kind, s.I, s.operand[0].largest, s.operand[1].largest, s.control);
     }
-}
-
-/* What truncation to bf16 leaves in place: the rest is exact. */
-__device__ uint16_t truncate(float *rest)
-{
-    const int bits = __float_as_int(*rest);
-    if ((bits & 0x7f800000) == 0x7f800000) { /* an infinity, or a NaN of any bits */
-        const bool nan = (bits & 0x7fffff) != 0;
-        *rest = 0;
-        return nan ? 0x7fff : (uint16_t)((unsigned)bits >> 16);
-    }
-    *rest -= __int_as_float(bits & (int)0xffff0000);
-    return (uint16_t)((unsigned)bits >> 16);
 }
 
 __global__ void __launch_bounds__(BLOCK) hopper_rescue(fbni_hopper_split s, int parts)
@@ -288,7 +218,7 @@ cudaError_t fbni_hopper_split_operands(const fbni_cuda_queue *queue, const fbni_
 {
     const int64_t rows0 = s->operand[0].from ? s->operand[0].rows : 0;
     const int64_t rows1 = s->operand[1].from ? s->operand[1].rows : 0;
-    const bool low = s->kind == FBNI_HOPPER_FP32;
+    const bool low = s->kind != FBNI_HOPPER_TF32;
     const int lanes = s->I <= 32 * VECTOR * HELD ? 32 : s->I <= 128 * VECTOR * HELD ? 128 : BLOCK;
     const int sets = BLOCK / lanes;
     const int64_t blocks =

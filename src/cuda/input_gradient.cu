@@ -117,12 +117,16 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS<real_t<T>>)
     const columns<R, WIDE> cols(blockIdx.x, (int)threadIdx.x % lanes, lanes, a.O);
     const affine_of<R> v(cols, a.affine);
     const bool frozen = a.saved->frozen != 0;
-    R du_u[COUNT], du_1[COUNT];
+    R du_u[COUNT], du_1[COUNT], alpha[COUNT];
+    float most[COUNT] = {};
 
     if (!cols.any())
         return;
     cols.load(du_u, (const R *)to.slopes.du_u);
     cols.load(du_1, (const R *)to.slopes.du_1);
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+        alpha[k] = v.alpha[k] * (to.maxima ? (R)power_of_two(-power_of((float)v.alpha[k])) : (R)1);
     for (int64_t row = (int64_t)blockIdx.y * (step * ROWS) + (int)threadIdx.x / lanes; row < a.N;
          row += (int64_t)gridDim.y * (step * ROWS)) {
         R u[ROWS][COUNT], g[ROWS][COUNT];
@@ -141,11 +145,19 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS<real_t<T>>)
 #pragma unroll
                 for (int k = 0; k < COUNT; k++) {
                     const R mean_part = frozen ? du_1[k] : fma(du_u[k], u[i][k] - v.c[k], du_1[k]);
-                    g[i][k] = v.alpha[k] * (g[i][k] + mean_part);
+                    g[i][k] = alpha[k] * (g[i][k] + mean_part);
+                    if (to.maxima && isfinite(g[i][k]))
+                        most[k] = fmaxf(most[k], fabsf((float)g[i][k]));
                 }
                 writer<PARTS, R, WIDE>::store(cols, to, row + i * step, a.O, g[i]);
             }
         }
+    }
+    if (to.maxima) {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+            if (k < cols.count)
+                raise(&to.maxima[cols.first + k * cols.stride], __float_as_uint(most[k]));
     }
 }
 

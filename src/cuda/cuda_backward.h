@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A backward pass under way, between cuda_backward.c and the products in cuda_gradients.c.
+ */
+#ifndef FBNI_CUDA_BACKWARD_H
+#define FBNI_CUDA_BACKWARD_H
+
+#include "cuda_hopper.h"
+
+typedef struct fbni_cuda_backward_job {
+    fbni_cuda_layer *layer;
+    fbni_cuda_context *context;
+    const fbn_params *params;
+    const fbn_backward_args *args;
+    const fbn_grads *grads;
+    int64_t N, I, O;
+    bool accumulate, accumulate_dx;
+    const double *norm;
+    void *centre;
+    fbni_cuda_gradient gradient;
+    fbni_cuda_feature_gradients features;
+    fbni_cuda_input_gradient input;
+    void *partials;
+    float *inputs, *weights;
+    char *du; /* Hopper: du's parts */
+    void *control;
+} fbni_cuda_backward_job;
+
+/* du, and from it dx and dW, by the layer's row of FBNI_CUDA_GRADIENTS. */
+fbn_status fbni_cuda_gradients(fbni_cuda_backward_job *job);
+
+#endif

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The products of the backward pass on the Hopper product out[n, o] = sum over k of x[n, k] w[o, k]:
+ *
+ *                    x            w            depth
+ *     dx = du W      du [N,O]     W^T [I,O]    O
+ *     dW = du^T x    du^T [O,N]   x^T [I,N]    N
+ *
+ * du lies divided by the powers of two of alpha, by columns: du = alpha (...), and alpha is about
+ * 1 / |row of W|, so that columns of du and rows of W that differ in size would be each other's
+ * reciprocals. dx takes the powers on W's side; dW gives them back with the exponents of its rows.
+ */
+#include "cuda_hopper.h"
+
+const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O)
+{
+    const int64_t most = INT32_MAX - 1024; /* the copy engine's coordinates have 32 bits */
+
+    if (O > FBNI_HOPPER_DEPTH_MOST)
+        return "out_features is more than 65536";
+    return N > most || I > most ? "max_batch or in_features is 2^31 or more" : NULL;
+}
+
+/* What goes through memory, by the bytes of an entry: maxima and transposes of W and x, both splits
+ * of du; and the starts of about ten kernels. */
+const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
+                                              fbni_hopper_kind kind, int64_t N, int64_t I,
+                                              int64_t O)
+{
+    const double starts = 30, bandwidth = 3.0e6;
+    const double n = (double)N, i = (double)I, o = (double)O;
+    const double bytes = 12 * (n * i + i * o) + 16 * n * o;
+    const double own = fbni_hopper_time(context, kind, N, O, I) +
+                       fbni_hopper_time(context, kind, O, N, I) + starts + bytes / bandwidth;
+    const double blas = fbni_hopper_blas_time(kind, N, O, I) + fbni_hopper_blas_time(kind, O, N, I);
+
+    return own > blas ? "cuBLAS is faster at this size" : NULL;
+}
+
+/* ---- memory ---- */
+
+static int64_t stride_of(int64_t depth)
+{
+    return (depth + 7) / 8 * 8;
+}
+
+/* One operand: its parts, exponents, and what begins as zeros: largest and maxima. */
+typedef struct layout {
+    size_t parts, exponents, zeros, maxima, total;
+} layout;
+
+static layout layout_of(int parts, int64_t rows, int64_t depth)
+{
+    layout l = {0};
+
+    l.parts = fbni_place(&l.total, (size_t)rows * (size_t)stride_of(depth) * 2 * (size_t)parts);
+    l.exponents = fbni_place(&l.total, (size_t)rows * sizeof(int));
+    l.zeros = fbni_place(&l.total, (size_t)depth * sizeof(unsigned));
+    l.maxima = fbni_place(&l.total, (size_t)rows * sizeof(unsigned));
+    return l;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+fbni_hopper_backward_memory fbni_hopper_backward_memory_of(fbni_hopper_kind kind, int64_t N,
+                                                           int64_t I, int64_t O)
+{
+    const int x = fbni_hopper_parts(kind), w = fbni_hopper_w_parts(kind);
+    const fbni_hopper_backward_memory m = {
+        .du = larger(layout_of(x, N, O).total, layout_of(x, O, N).total),
+        .other = larger(layout_of(w, I, O).total, layout_of(w, I, N).total),
+    };
+    return m;
+}
+
+#ifdef FBNI_HAVE_HOPPER
+
+/* ---- operands ---- */
+
+static fbni_hopper_operand operand_at(char *memory, const layout *l, int64_t rows)
+{
+    const fbni_hopper_operand operand = {
+        .rows = rows,
+        .parts = (uint16_t *)(void *)(memory + l->parts),
+        .rescue = (uint16_t *)(void *)(memory + l->parts),
+        .exponents = (int *)(void *)(memory + l->exponents),
+        .largest = (unsigned *)(void *)(memory + l->zeros),
+    };
+    return operand;
+}
+
+static cudaError_t clear(const fbni_cuda_context *c, char *memory, const layout *l)
+{
+    return cudaMemsetAsync(memory + l->zeros, 0, l->total - l->zeros, c->queue.stream);
+}
+
+/* What transposes a matrix [depth, operand->rows] into an operand. */
+static fbni_hopper_transpose transpose_of(const fbni_hopper_gradients *g, fbn_dtype dtype,
+                                          int64_t depth, const void *from, int64_t ldfrom,
+                                          const fbni_hopper_operand *to, unsigned *maxima)
+{
+    const fbni_hopper_transpose t = {
+        .kind = g->kind,
+        .dtype = dtype,
+        .rows = depth,
+        .columns = to->rows,
+        .ldfrom = ldfrom,
+        .ld = stride_of(depth),
+        .from = from,
+        .maxima = maxima,
+        .parts = to->parts,
+        .rescue = to->rescue,
+        .exponents = to->exponents,
+        .largest = to->largest,
+        .control = g->control,
+    };
+    return t;
+}
+
+static fbn_status multiply(fbni_cuda_context *c, const fbni_hopper_gradients *g, int64_t depth,
+                           const fbni_hopper_operand *x, const fbni_hopper_operand *w, float *out,
+                           int64_t ldout)
+{
+    const fbni_hopper_parts_call call = {
+        .kind = g->kind,
+        .I = depth,
+        .x = *x,
+        .w = *w,
+        .control = g->control,
+        .u = out,
+        .ldu = ldout,
+    };
+    return fbni_hopper_call_parts(c, &call);
+}
+
+/* W^T or x^T, which comes first. */
+static cudaError_t transpose_other(fbni_cuda_context *c, const fbni_hopper_gradients *g,
+                                   const fbni_hopper_transpose *t, const layout *l)
+{
+    cudaError_t error =
+        cudaMemsetAsync(g->control, 0, sizeof(fbni_hopper_control), c->queue.stream);
+
+    if (error == cudaSuccess)
+        error = clear(c, g->other, l);
+    if (error == cudaSuccess)
+        error = fbni_hopper_column_maxima(&c->queue, t);
+    if (error == cudaSuccess)
+        error = fbni_hopper_transpose_operand(&c->queue, t);
+    return error;
+}
+
+fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *c, const fbni_hopper_gradients *g,
+                                       const void *x, int64_t ldx, float *out, int64_t ldout)
+{
+    const layout of_du = layout_of(fbni_hopper_parts(g->kind), g->O, g->N);
+    const layout of_x = layout_of(fbni_hopper_w_parts(g->kind), g->I, g->N);
+    const fbni_hopper_operand du = operand_at(g->parts, &of_du, g->O);
+    const fbni_hopper_operand xt = operand_at(g->other, &of_x, g->I);
+    fbni_hopper_transpose first =
+        transpose_of(g, g->dtype, g->N, x, ldx, &xt, (unsigned *)(void *)(g->other + of_x.maxima));
+    fbni_hopper_transpose second = transpose_of(g, FBN_F32, g->N, g->du, g->O, &du, g->maxima);
+    cudaError_t error = transpose_other(c, g, &first, &of_x);
+
+    second.column_scales = g->alpha;
+    second.other = xt.largest;
+    if (error == cudaSuccess)
+        error = clear(c, g->parts, &of_du);
+    if (error == cudaSuccess)
+        error = fbni_hopper_transpose_operand(&c->queue, &second);
+    if (error == cudaSuccess)
+        error = fbni_hopper_transpose_rescue(&c->queue, &first);
+    if (error == cudaSuccess)
+        error = fbni_hopper_transpose_rescue(&c->queue, &second);
+    if (error != cudaSuccess)
+        return fbni_cuda_check(c->host, error, "hopper_transpose");
+    return multiply(c, g, g->N, &du, &xt, out, ldout);
+}
+
+fbn_status fbni_hopper_data_gradient(fbni_cuda_context *c, const fbni_hopper_gradients *g,
+                                     const void *weight, int64_t ldw, float *out, int64_t ldout)
+{
+    const layout of_du = layout_of(fbni_hopper_parts(g->kind), g->N, g->O);
+    const layout of_w = layout_of(fbni_hopper_w_parts(g->kind), g->I, g->O);
+    const fbni_hopper_operand wt = operand_at(g->other, &of_w, g->I);
+    fbni_hopper_transpose first = transpose_of(g, g->dtype, g->O, weight, ldw, &wt,
+                                               (unsigned *)(void *)(g->other + of_w.maxima));
+    fbni_hopper_split split = {
+        .kind = g->kind,
+        .I = g->O,
+        .ld = stride_of(g->O),
+        .operand = {operand_at(g->parts, &of_du, g->N), {.largest = wt.largest}},
+        .control = g->control,
+    };
+    cudaError_t error;
+
+    first.row_scales = g->alpha;
+    split.operand[0].from = g->du;
+    split.operand[0].ldfrom = g->O;
+    error = transpose_other(c, g, &first, &of_w);
+    if (error == cudaSuccess)
+        error = clear(c, g->parts, &of_du);
+    if (error == cudaSuccess)
+        error = fbni_hopper_split_operands(&c->queue, &split);
+    if (error == cudaSuccess)
+        error = fbni_hopper_transpose_rescue(&c->queue, &first);
+    if (error == cudaSuccess)
+        error = fbni_hopper_rescue_operands(&c->queue, &split);
+    if (error != cudaSuccess)
+        return fbni_cuda_check(c->host, error, "hopper_split");
+    return multiply(c, g, g->O, &split.operand[0], &wt, out, ldout);
+}
+
+#else
+
+fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *c, const fbni_hopper_gradients *g,
+                                       const void *x, int64_t ldx, float *out, int64_t ldout)
+{
+    (void)g, (void)x, (void)ldx, (void)out, (void)ldout;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
+
+fbn_status fbni_hopper_data_gradient(fbni_cuda_context *c, const fbni_hopper_gradients *g,
+                                     const void *weight, int64_t ldw, float *out, int64_t ldout)
+{
+    (void)g, (void)weight, (void)ldw, (void)out, (void)ldout;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
+
+#endif

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What the splits share, along rows (hopper_split.cu) and across them (hopper_transpose.cu): one
+ * entry in parts, and the judge of whether f16 will do.
+ *
+ *     f16:   x = 2^-e (hi + lo), e such that a row's largest finite entry is in [2^14, 2^15) times 2^-e
+ *            hi = x 2^e rounded, lo = x 2^e - hi rounded: 22 bits where |x| >= 2^-18 of the largest,
+ *            and an error of at most 2^-40 of the largest everywhere
+ *     bf16:  x = p_0 + p_1 (+ p_2), each what truncation leaves of the rest: float's whole range
+ *
+ * ("Row" is a row of parts: what the product takes together.) An error of 2^-40 of the largest is
+ * lost in the noise unless the entries that matter are the small ones: where x's column k is small
+ * throughout, and W's column k large. With X_k and W_k the largest entries of the columns (of the
+ * scaled operands, at most 1), the errors of a row's products add up to at most 2^-40 sum (X_k +
+ * W_k), and the products to about |X W|_2 / 16 (entries' rms is about a quarter of the largest). f16
+ * will do where the first is at most 2^-24 of the second. (A bound of the worst case by an estimate
+ * of the usual one; for f16's hi alone, with errors of 2^-11 relative or 2^-40 of the largest, it is
+ * 2^-12. A half type is hi alone, with all of its bits down to 2^-32 of the largest.)
+ */
+#ifndef FBNI_CUDA_HOPPER_SPLIT_CUH
+#define FBNI_CUDA_HOPPER_SPLIT_CUH
+
+#include "device.cuh"
+#include "hopper_kernels.h"
+
+namespace fbni
+{
+
+constexpr int TOP = 14; /* exponent of a row's largest entry */
+
+__device__ inline float finite_magnitude(float v)
+{
+    const float magnitude = fabsf(v);
+    return magnitude < __int_as_float(0x7f800000) ? magnitude : 0;
+}
+
+/* e with magnitude 2^e in [2^TOP, 2^(TOP+1)); 0 for 0. At most 126: 2^-e is a float too, and what
+ * is left to scale are multiples of 2^-23, which f16 has. */
+__device__ inline int exponent_for(float magnitude)
+{
+    const int bits = __float_as_int(magnitude), e = TOP + 127 - (bits >> 23);
+    return bits == 0 ? 0 : e > 126 ? 126 : e;
+}
+
+/* hi of v scaled, and (LOW) lo. */
+template <bool LOW>
+__device__ inline void split_entry(float scaled, uint16_t *hi, uint16_t *lo)
+{
+    const __half h = __float2half_rn(scaled);
+    *hi = __half_as_ushort(h);
+    if (LOW) {
+        const float rest = scaled - __half2float(h);
+        *lo = __half_as_ushort(__float2half_rn(fabsf(rest) < 1e30f ? rest : 0));
+    }
+}
+
+/* What truncation to bf16 leaves in place: the rest is exact. */
+__device__ inline uint16_t truncate(float *rest)
+{
+    const int bits = __float_as_int(*rest);
+    if ((bits & 0x7f800000) == 0x7f800000) { /* an infinity, or a NaN of any bits */
+        const bool nan = (bits & 0x7fffff) != 0;
+        *rest = 0;
+        return nan ? 0x7fff : (uint16_t)((unsigned)bits >> 16);
+    }
+    *rest -= __int_as_float(bits & (int)0xffff0000);
+    return (uint16_t)((unsigned)bits >> 16);
+}
+
+/* Whether the f16 parts lose what the product needs, by the largest entries of the columns of both
+ * operands: a whole block, after all of them are there. */
+template <int BLOCK>
+__device__ inline void judge(fbni_hopper_kind kind, int64_t I, const unsigned *of_x,
+                             const unsigned *of_w, fbni_hopper_control *control)
+{
+    __shared__ float shared[2][BLOCK / 32];
+    float sum = 0, squares = 0;
+
+    for (int64_t k = threadIdx.x; k < I; k += BLOCK) {
+        const float x = __half2float(__ushort_as_half((unsigned short)__ldcg(&of_x[k]))) * 0x1p-15f;
+        const float w = __half2float(__ushort_as_half((unsigned short)__ldcg(&of_w[k]))) * 0x1p-15f;
+        sum += x + w;
+        squares += (x * w) * (x * w);
+    }
+    sum = block_reduce(sum, shared[0], add_up());
+    squares = block_reduce(squares, shared[1], add_up());
+    const float most = kind == FBNI_HOPPER_TF32 ? 0x1p-12f : 0x1p-24f;
+    if (threadIdx.x == 0)
+        control->rescue = 0x1p-40f * sum > most * (sqrtf(squares) / 16);
+}
+
+} // namespace fbni
+
+#endif
