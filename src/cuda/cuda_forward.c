@@ -94,32 +94,42 @@ static fbn_status run_training(forward_job *job)
 {
     int64_t *count = job->features.count;
     const fbni_cuda_row_id train = fbni_cuda_choose_train(&job->layer->choice, job->finish.N);
-    fbn_status status;
+    fbn_status status = FBN_OK;
 
     if (train == FBNI_CUDA_TRAIN_EPILOGUE)
         job->product.partials = job->partials;
-    status = fbni_cuda_forward_product(job->context, &job->product);
-
-    if (status == FBN_OK && count && (job->features.flags & FBN_CUMULATIVE_AVERAGE))
+    if (count && (job->features.flags & FBN_CUMULATIVE_AVERAGE))
         status = fbni_cuda_check(job->context->host,
                                  fbni_cuda_count_batch(&job->context->queue, count), "count_batch");
+    if (status == FBN_OK)
+        status = fbni_cuda_forward_product(job->context, &job->product);
     if (status != FBN_OK)
         return status;
-    if (train == FBNI_CUDA_TRAIN_EPILOGUE)
+    switch (train) {
+    case FBNI_CUDA_TRAIN_EPILOGUE:
         return train_epilogue(job);
-    return train == FBNI_CUDA_TRAIN_SLAB ? train_slab(job) : train_passes(job);
+    case FBNI_CUDA_TRAIN_SLAB:
+        return train_slab(job);
+    default:
+        return train_passes(job);
+    }
 }
 
 static fbn_status run_inference(forward_job *job)
 {
+    fbni_hopper_kind kind;
     fbn_status status = fbni_cuda_check(
         job->context->host,
         fbni_cuda_features_frozen(&job->context->queue, job->is_double, &job->features),
         "features_frozen");
 
+    /* y at once, unless u is wanted too */
+    if (fbni_cuda_is_hopper(job->product.row, &kind) && !job->args->saved &&
+        !fbni_is_rowwise(job->finish.activation))
+        job->product.finish = &job->finish;
     if (status == FBN_OK)
         status = fbni_cuda_forward_product(job->context, &job->product);
-    if (status == FBN_OK)
+    if (status == FBN_OK && !job->product.finish)
         status = fbni_cuda_finish_rows(job->context, &job->finish,
                                        job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
     return status;

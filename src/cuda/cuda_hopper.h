@@ -56,7 +56,8 @@ typedef struct fbni_hopper_call {
     void *control; /* fbni_hopper_control, of the float kinds */
     float *u;
     int64_t ldu;
-    float *partials; /* or NULL */
+    float *partials;                /* or NULL */
+    const fbni_cuda_finish *finish; /* its affine is there, and y is written, not u; or NULL */
 } fbni_hopper_call;
 
 /* u = x W^T (and its column moments). */

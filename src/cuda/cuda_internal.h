@@ -254,7 +254,8 @@ typedef struct fbni_forward_product {
     void *inputs, *weights, *control;
     void *u;
     int64_t ldu;
-    float *partials; /* Hopper: where the moments go, or NULL */
+    float *partials;                /* Hopper: where the moments go, or NULL */
+    const fbni_cuda_finish *finish; /* Hopper: y is written instead of u; or NULL */
 } fbni_forward_product;
 fbn_status fbni_cuda_forward_product(fbni_cuda_context *context, const fbni_forward_product *f);
 

@@ -196,7 +196,7 @@ fbn_status fbni_cuda_prepared_run(const void *prepared, const fbn_run_args *args
     const run_workspace w = workspace_of(p, args->batch);
     const bool half = fbni_is_half(desc->dtype);
     char *workspace = args->workspace;
-    const fbni_forward_product product = {
+    fbni_forward_product product = {
         .row = p->product,
         .desc = desc,
         .N = args->batch,
@@ -226,8 +226,10 @@ fbn_status fbni_cuda_prepared_run(const void *prepared, const fbn_run_args *args
 
     if (status != FBN_OK)
         return status;
+    if (p->split && !fbni_is_rowwise(desc->activation))
+        product.finish = &finish; /* y at once */
     status = fbni_cuda_forward_product(p->context, &product);
-    if (status == FBN_OK)
+    if (status == FBN_OK && !product.finish)
         status = fbni_cuda_finish_rows(p->context, &finish, p->softmax);
     fbni_cuda_leave(p->context);
     return status;

@@ -82,6 +82,7 @@ static fbn_status hopper_product(fbni_cuda_context *context, fbni_hopper_kind ki
         .u = f->u,
         .ldu = f->ldu,
         .partials = f->partials,
+        .finish = f->finish,
     };
     return fbni_hopper_call_product(context, &call);
 }

@@ -104,6 +104,14 @@ __device__ inline fbni_affine train_feature(const fbni_cuda_features &a, int64_t
     return affine;
 }
 
+/* Rows of chunk q. Only the last group is short, and it is chunk 0's first. */
+__device__ inline double rows_of(const fbni_cuda_chunks &chunks, int q)
+{
+    const int64_t groups = (chunks.groups - 1 - q) / chunks.chunks + 1;
+    const int64_t missing = q == 0 ? chunks.groups * chunks.group_rows - chunks.rows : 0;
+    return (double)(groups * chunks.group_rows - missing);
+}
+
 /* What is done once a call: the count, unless fbni_cuda_count_batch did it, and the header. */
 __device__ inline void once(const fbni_cuda_features &a, bool frozen)
 {

@@ -19,14 +19,6 @@ namespace
 
 using namespace fbni;
 
-/* Rows of chunk q. Only the last group is short, and it is chunk 0's first. */
-__device__ double rows_of(const fbni_cuda_chunks &chunks, int q)
-{
-    const int64_t groups = (chunks.groups - 1 - q) / chunks.chunks + 1;
-    const int64_t missing = q == 0 ? chunks.groups * chunks.group_rows - chunks.rows : 0;
-    return (double)(groups * chunks.group_rows - missing);
-}
-
 /* The same moments from u itself, where `wanted`; all threads of the block take part. Rare, so
  * simple. */
 template <typename R>

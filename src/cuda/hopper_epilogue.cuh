@@ -9,6 +9,7 @@
 #ifndef FBNI_CUDA_HOPPER_EPILOGUE_CUH
 #define FBNI_CUDA_HOPPER_EPILOGUE_CUH
 
+#include "activations.cuh"
 #include "hopper_kernels.h"
 #include "hopper_ptx.cuh"
 
@@ -140,90 +141,153 @@ __device__ inline void store_moments(const float (&d)[COUNT], const fragment &f,
     }
 }
 
-/* Threads 4 apart hold neighbouring features: each gives the other one of its two rows, and stores
- * two features of the other. */
-template <bool WHOLE, int COUNT>
-__device__ inline void store_rows(const float (&d)[COUNT], const fragment &f, float *out,
-                                  int64_t ld, bool wide)
+/* y = act(alpha (u - c) + shift), with frozen statistics: nothing to wait for. */
+template <fbn_activation ACT, int COUNT>
+__device__ inline void normalise_registers(float (&d)[COUNT], const fragment &f,
+                                           const fbni_cuda_affine &affine)
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int64_t j = f.feature_of(h) < f.features ? f.feature_of(h) : 0;
+        const float alpha = ((const float *)affine.alpha)[j];
+        const float c = ((const float *)affine.c)[j];
+        const float shift = ((const float *)affine.shift)[j];
+#pragma unroll
+        for (int j = 0; j < COUNT / 4; j++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                d[4 * j + 2 * h + e] = activate<ACT>(fmaf(alpha, d[4 * j + 2 * h + e] - c, shift));
+    }
+}
+
+template <int COUNT>
+__device__ inline void finish_registers(float (&d)[COUNT], const fragment &f,
+                                        const fbni_cuda_finish &finish)
+{
+    switch (finish.activation) {
+    case FBN_ACT_RELU:
+        normalise_registers<FBN_ACT_RELU>(d, f, finish.affine);
+        break;
+    case FBN_ACT_GELU:
+        normalise_registers<FBN_ACT_GELU>(d, f, finish.affine);
+        break;
+    case FBN_ACT_SILU:
+        normalise_registers<FBN_ACT_SILU>(d, f, finish.affine);
+        break;
+    default:
+        normalise_registers<FBN_ACT_NONE>(d, f, finish.affine);
+        break;
+    }
+}
+
+/* ---- storing ---- */
+
+/* Threads 4 apart hold neighbouring features: each gives the other one of its two rows, and has two
+ * features of the other: those of h, of row 8 j + odd. */
+template <typename T, int COUNT>
+__device__ inline pack<T, 2> exchange(const float (&d)[COUNT], int j, int h, int odd)
+{
+    const float give = odd ? d[4 * j + 2 * h] : d[4 * j + 2 * h + 1];
+    const float keep = odd ? d[4 * j + 2 * h + 1] : d[4 * j + 2 * h];
+    const float got = __shfl_xor_sync(0xffffffffu, give, 4);
+    pack<T, 2> pair;
+
+    pair.at[0] = from_real<T>(odd ? got : keep);
+    pair.at[1] = from_real<T>(odd ? keep : got);
+    return pair;
+}
+
+/* Any matrix: a column and a row at a time are looked after. */
+template <typename T, int COUNT>
+__device__ inline void store_tile(const float (&d)[COUNT], const fragment &f, T *out, int64_t ld)
 {
     const int odd = threadIdx.x / 4 % 2;
-    const int64_t row = f.row_of(0, odd), feature = f.feature_of(0) - odd;
-    float *to = out + row * ld + feature;
+    const int64_t feature = f.feature_of(0) - odd;
+    T *to = out + f.row_of(0, odd) * ld + feature;
 
 #pragma unroll
     for (int j = 0; j < COUNT / 4; j++, to += 8 * ld) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const float give = odd ? d[4 * j + 2 * h] : d[4 * j + 2 * h + 1];
-            const float got = __shfl_xor_sync(0xffffffffu, give, 4);
-            const float2 pair =
-                odd ? make_float2(got, d[4 * j + 2 * h + 1]) : make_float2(d[4 * j + 2 * h], got);
-            if (WHOLE) {
-                *(float2 *)(to + 8 * h) = pair;
-            } else if (row + 8 * j < f.rows) {
-                if (wide && feature + 8 * h + 1 < f.features) {
-                    *(float2 *)(to + 8 * h) = pair;
-                } else {
-                    if (feature + 8 * h < f.features)
-                        to[8 * h] = pair.x;
-                    if (feature + 8 * h + 1 < f.features)
-                        to[8 * h + 1] = pair.y;
-                }
+            const pack<T, 2> pair = exchange<T>(d, j, h, odd);
+            if (f.row_of(j, odd) >= f.rows)
+                continue;
+            if (feature + 8 * h < f.features)
+                to[8 * h] = pair.at[0];
+            if (feature + 8 * h + 1 < f.features)
+                to[8 * h + 1] = pair.at[1];
+        }
+    }
+}
+
+/* Rows of a buffer have 128 bytes: 32 floats, or 64 half entries. Their 16-byte chunks are swizzled
+ * as the copy engine's map says, so that what a warp writes lies in 32 different banks. */
+__device__ inline uint32_t swizzled(int row, int byte)
+{
+    return (uint32_t)(row * 128 + ((byte / 16) ^ (row % 8)) * 16 + byte % 16);
+}
+
+/* The rows [row, row + PIECE) of the warpgroup's tile into a buffer. column: the thread's first
+ * feature in the 64. */
+template <int PIECE, int COUNT>
+__device__ inline void fill_buffer(const float (&d)[COUNT], int row, uint32_t buffer, int column,
+                                   const float *)
+{
+#pragma unroll
+    for (int i = 0; i < PIECE / 8; i++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int at = column + 8 * h, r = 8 * i + (int)(threadIdx.x % 4) * 2 + e;
+                store_shared(buffer + (uint32_t)(at / 32 * PIECE * 128) + swizzled(r, at % 32 * 4),
+                             d[4 * (row / 8 + i) + 2 * h + e]);
             }
         }
     }
 }
 
-template <int COUNT>
-__device__ inline void store_tile(const float (&d)[COUNT], const fragment &f, float *out,
-                                  int64_t ld)
+template <int PIECE, typename T, int COUNT>
+__device__ inline void fill_buffer(const float (&d)[COUNT], int row, uint32_t buffer, int column,
+                                   const T *)
 {
-    const bool wide = ld % 2 == 0 && (uintptr_t)out % 8 == 0;
-    const bool mine = wide && f.row - threadIdx.x % 4 * 2 + 2 * COUNT <= f.rows &&
-                      f.feature_of(1) + 1 < f.features;
+    const int odd = threadIdx.x / 4 % 2;
 
-    if (__all_sync(0xffffffffu, mine))
-        store_rows<true>(d, f, out, ld, wide);
-    else
-        store_rows<false>(d, f, out, ld, wide);
+#pragma unroll
+    for (int i = 0; i < PIECE / 8; i++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const pack<T, 2> pair = exchange<T>(d, row / 8 + i, h, odd);
+            const int r = 8 * i + (int)(threadIdx.x % 4) * 2 + odd;
+            uint32_t word;
+            memcpy(&word, &pair, sizeof word);
+            store_shared(buffer + swizzled(r, (column - odd + 8 * h) * 2), word);
+        }
+    }
 }
 
-/* The same by the copy engine, through two buffers a warpgroup of PIECE rows × 2 × 32 features: 128
- * bytes a row, whose 16-byte chunks are swizzled as the map says, so that the 32 values that a warp
- * writes lie in different banks. thread: of the warpgroup; barrier: a named one of its own. */
-template <int PIECE, int COUNT>
+/* By the copy engine, through two buffers a warpgroup of PIECE rows × 64 entries of T. thread: of
+ * the warpgroup; barrier: a named one of its own. */
+template <typename T, int PIECE, int COUNT>
 __device__ inline void copy_tile(const float (&d)[COUNT], const CUtensorMap *out, uint32_t buffers,
                                  int feature, int row, int thread, int barrier)
 {
-    constexpr int HALF = PIECE * 128, BUFFER = 2 * HALF;
-    const int column = thread / 32 * 16 + thread % 32 / 4; /* of h = 0, in the 64 */
+    constexpr int WIDTH = 128 / (int)sizeof(T), BOXES = 64 / WIDTH, BUFFER = BOXES * PIECE * 128;
+    const int column = thread / 32 * 16 + thread % 32 / 4;
 
 #pragma unroll
-    for (int piece = 0; piece < 2 * COUNT / PIECE; piece++) {
-        const uint32_t buffer = buffers + (uint32_t)(piece % 2 * BUFFER);
+    for (int at = 0; at < 2 * COUNT; at += PIECE) {
+        const uint32_t buffer = buffers + (uint32_t)(at / PIECE % 2 * BUFFER);
         if (thread == 0)
-            store_wait<2>();
+            store_wait<BOXES>();
         named_wait(barrier, 128);
-#pragma unroll
-        for (int i = 0; i < PIECE / 8; i++) {
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-#pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    const int at = column + 8 * h, r = 8 * i + thread % 4 * 2 + e;
-                    const uint32_t to =
-                        buffer + (uint32_t)(at / 32 * HALF + r * 128 +
-                                            ((at % 32 / 4) ^ (r % 8)) * 16 + at % 4 * 4);
-                    store_shared(to, d[4 * (piece * (PIECE / 8) + i) + 2 * h + e]);
-                }
-            }
-        }
+        fill_buffer<PIECE>(d, at, buffer, column, (const T *)NULL);
         copy_fence();
         named_wait(barrier, 128);
-        if (thread == 0) {
-            store_box(out, buffer, feature, row + piece * PIECE);
-            store_box(out, buffer + HALF, feature + 32, row + piece * PIECE);
-        }
+        if (thread == 0)
+            for (int box = 0; box < BOXES; box++)
+                store_box(out, buffer + (uint32_t)(box * PIECE * 128), feature + box * WIDTH,
+                          row + at);
     }
 }
 

@@ -37,11 +37,14 @@ typedef struct fbni_hopper_product {
     /* Row i of x is 2^-x_exponents[i] times what its parts add up to; NULL: as it is. */
     const int *w_exponents, *x_exponents;
     const int *rescue; /* device: not 0: the bf16 parts are there instead, without exponents */
-    /* The result, [N, O]: dimensions (O, N), boxes (32, FBNI_HOPPER_PIECE), swizzled; or, where no
-     * map can have it, out with its leading dimension, else NULL. */
-    CUtensorMap u;
-    float *out;
+    /* The result, [N, O], u or, with frozen statistics, y: dimensions (O, N), boxes (128 bytes,
+     * FBNI_HOPPER_PIECE), swizzled; or, where no map can have it, out with its leading dimension,
+     * else NULL. */
+    CUtensorMap result;
+    void *out;
     int64_t ldout;
+    int frozen; /* the result is y, as finish (its activation, affine and dtype) says */
+    fbni_cuda_finish finish;
     /* Column moments by tiles of `columns` rows, as column_moments.cu has them, tile t of T as chunk
      * T - 1 - t; or NULL. */
     float *partials;

@@ -17,16 +17,32 @@ struct arguments {
     int blocks; /* of the depth */
     int pairs, tiles, band;
     const int *w_exponents, *x_exponents, *rescue;
-    float *out; /* NULL: the copy engine stores, by the map */
+    void *out; /* NULL: the copy engine stores, by the map */
     int64_t ldout;
+    int frozen;
     float *partials;
+    fbni_cuda_finish finish; /* with frozen */
 };
 
-template <int COLUMNS>
+/* feature, row: of the warpgroup's tile. */
+template <typename T, int COLUMNS>
+__device__ void store(const float (&d)[COLUMNS / 2], const arguments &a, const fragment &f,
+                      const CUtensorMap *out, uint32_t buffers, int feature, int row)
+{
+    constexpr int PIECE = tile_of<COLUMNS>::PIECE;
+    const int group = (int)threadIdx.x / GROUP - 1;
+
+    if (a.out)
+        store_tile(d, f, (T *)a.out, a.ldout);
+    else
+        copy_tile<T, PIECE>(d, out, buffers + (uint32_t)(group * tile_of<COLUMNS>::STORE_BYTES / 2),
+                            feature, row, (int)threadIdx.x % GROUP, ALONE + group);
+}
+
+template <typename T, int COLUMNS>
 __device__ void finish(float (&d)[COLUMNS / 2], const arguments &a, const CUtensorMap *out,
                        uint32_t buffers, int pair, int batch_tile, bool scaled)
 {
-    constexpr int PIECE = tile_of<COLUMNS>::PIECE;
     const int group = (int)threadIdx.x / GROUP - 1, t = (int)threadIdx.x % GROUP;
     const int feature =
                   (pair * CLUSTER + (int)cluster_rank()) * TILE_FEATURES + group * GROUP_FEATURES,
@@ -41,14 +57,16 @@ __device__ void finish(float (&d)[COLUMNS / 2], const arguments &a, const CUtens
         unscale(d, f, a.w_exponents, a.x_exponents);
     if (a.partials)
         store_moments(d, f, a.partials + (int64_t)(a.tiles - 1 - batch_tile) * 3 * a.O);
-    if (a.out)
-        store_tile(d, f, a.out, a.ldout);
-    else
-        copy_tile<PIECE>(d, out, buffers + (uint32_t)(group * PIECE * GROUP_FEATURES * 4 * 2),
-                         feature, row, t, ALONE + group);
+    if (a.frozen) {
+        finish_registers(d, f, a.finish);
+        store<T, COLUMNS>(d, a, f, out, buffers, feature, row);
+    } else {
+        store<float, COLUMNS>(d, a, f, out, buffers, feature, row);
+    }
 }
 
-template <half_type TYPE, int PARTS, int W_PARTS, bool PROMOTE, int COLUMNS>
+/* T: of y. */
+template <typename T, half_type TYPE, int PARTS, int W_PARTS, bool PROMOTE, int COLUMNS>
 __device__ void consume(ring<COLUMNS> read, schedule s, const arguments &a, const CUtensorMap *out,
                         bool scaled)
 {
@@ -66,13 +84,26 @@ __device__ void consume(ring<COLUMNS> read, schedule s, const arguments &a, cons
         else
             multiply_depth<TYPE, PARTS, W_PARTS>(d, read, freed, mine, a.blocks);
         s.where(&pair, &batch_tile);
-        finish<COLUMNS>(d, a, out, read.store, pair, batch_tile, scaled);
+        finish<T, COLUMNS>(d, a, out, read.store, pair, batch_tile, scaled);
     }
     if (PROMOTE && group == 0)
         named_wait(TURN, 2 * GROUP);
     if (threadIdx.x % GROUP == 0)
         store_wait<0>();
 }
+
+template <half_type TYPE, int RESCUE>
+struct result_of {
+    using type = float;
+};
+template <>
+struct result_of<half_type::F16, 0> {
+    using type = __half;
+};
+template <>
+struct result_of<half_type::BF16, 0> {
+    using type = __nv_bfloat16;
+};
 
 /* RESCUE: parts of bf16 where *a.rescue says so; 0: never. w has W_PARTS and W_RESCUE of them. */
 template <int COLUMNS, half_type TYPE, int PARTS, int W_PARTS, bool PROMOTE, int RESCUE,
@@ -83,6 +114,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
                    const __grid_constant__ CUtensorMap out, arguments a)
 {
     using tile = tile_of<COLUMNS>;
+    using T = typename result_of<TYPE, RESCUE>::type;
     extern __shared__ char dynamic[];
     const uint32_t base =
         (shared_address(dynamic) + SHARED_ALIGN - 1) / SHARED_ALIGN * SHARED_ALIGN;
@@ -112,10 +144,10 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     } else {
         take_registers<CONSUMER_REGISTERS>();
         if (RESCUE > 0 && rescue)
-            consume<half_type::BF16, (RESCUE > 0 ? RESCUE : 1), W_RESCUE, PROMOTE>(r, s, a, &out,
-                                                                                   false);
+            consume<T, half_type::BF16, (RESCUE > 0 ? RESCUE : 1), W_RESCUE, PROMOTE>(r, s, a, &out,
+                                                                                      false);
         else
-            consume<TYPE, PARTS, W_PARTS, PROMOTE>(r, s, a, &out, a.w_exponents != NULL);
+            consume<T, TYPE, PARTS, W_PARTS, PROMOTE>(r, s, a, &out, a.w_exponents != NULL);
     }
     __syncwarp();
     cluster_arrive(); /* the other block may still be writing to this one's shared memory */
@@ -155,9 +187,21 @@ int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index)
     return 0;
 }
 
+static const variant *find_variant(fbni_hopper_kind kind, int columns)
+{
+    for (const variant &v : variants)
+        if (v.kind == kind && v.columns == columns)
+            return &v;
+    return NULL;
+}
+
 cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper_product *p)
 {
+    const variant *v = find_variant(p->kind, p->columns);
     arguments a = {};
+
+    if (!v)
+        return cudaErrorInvalidValue;
     a.N = p->N;
     a.O = p->O;
     a.blocks = (int)ceil_div(p->I, TILE_DEPTH);
@@ -170,17 +214,13 @@ cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper
     a.out = p->out;
     a.ldout = p->ldout;
     a.partials = p->partials;
-    for (const variant &v : variants) {
-        if (v.kind != p->kind || v.columns != p->columns)
-            continue;
-        const int64_t clusters = least((int64_t)a.pairs * a.tiles, queue->processors / CLUSTER);
-        cudaError_t error =
-            cudaFuncSetAttribute(v.function, cudaFuncAttributeMaxDynamicSharedMemorySize, v.shared);
-        if (error == cudaSuccess)
-            error =
-                launch_shared(v.function, (unsigned)(clusters * CLUSTER), THREADS, queue->stream,
-                              (size_t)v.shared, p->w, p->x, p->w_rescue, p->u, a);
+    a.frozen = p->frozen;
+    a.finish = p->finish;
+    const cudaError_t error =
+        cudaFuncSetAttribute(v->function, cudaFuncAttributeMaxDynamicSharedMemorySize, v->shared);
+    if (error != cudaSuccess)
         return error;
-    }
-    return cudaErrorInvalidValue;
+    const int64_t clusters = least((int64_t)a.pairs * a.tiles, queue->processors / CLUSTER);
+    return launch_shared(v->function, (unsigned)(clusters * CLUSTER), THREADS, queue->stream,
+                         (size_t)v->shared, p->w, p->x, p->w_rescue, p->result, a);
 }

@@ -35,6 +35,7 @@ namespace fbni
 constexpr int TILE_FEATURES = FBNI_HOPPER_FEATURES, CLUSTER = FBNI_HOPPER_CLUSTER;
 constexpr int TILE_DEPTH = 64, GROUP_FEATURES = 64;
 constexpr int GROUP = 128, THREADS = 3 * GROUP; /* a warpgroup; a producer and two consumers */
+/* together those that the launch bounds give: 3 × 168 */
 constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
 constexpr int SHARED_MOST = 227 * 1024, SHARED_ALIGN = 1024;
 

@@ -160,9 +160,20 @@ __device__ inline void store_wait()
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
 }
 
+/* Until all of this thread's boxes are in the matrix. */
+__device__ inline void store_wait_written()
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
 __device__ inline void store_shared(uint32_t to, float v)
 {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory");
+}
+
+__device__ inline void store_shared(uint32_t to, uint32_t v)
+{
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
 }
 
 /* ---- wgmma ---- */
