@@ -38,7 +38,7 @@ static const struct speed {
 } speeds[FBNI_HOPPER_KINDS] = {
     [FBNI_HOPPER_F16] = {0.72, 0, 700},  [FBNI_HOPPER_BF16] = {0.72, 0, 720},
     [FBNI_HOPPER_TF32] = {0.74, 6, 390}, [FBNI_HOPPER_FP32] = {1.75, 8, 48},
-    [FBNI_HOPPER_HALF] = {1.4, 0, 240}, /* cuBLAS: three products of bf16 parts */
+    [FBNI_HOPPER_HALF] = {1.4, 0, 0}, /* backward alone */
 };
 static const double tile_start = 5, split_start = 12, blas_start = 6, bandwidth = 3.3e6;
 
@@ -51,7 +51,7 @@ double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind,
     return (double)t.waves * (tile_start + blocks * speeds[kind].block * t.columns / 256);
 }
 
-double fbni_hopper_blas_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
+static double blas_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
 {
     const double rows = 128 * ceil((double)N / 128), columns = 128 * ceil((double)O / 128);
 
@@ -68,7 +68,7 @@ const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopp
                                      int64_t N, int64_t I, int64_t O)
 {
     const double moments = 4 * (double)N * (double)O / bandwidth; /* which it saves */
-    const double blas = fbni_hopper_blas_time(kind, N, I, O) + moments;
+    const double blas = blas_time(kind, N, I, O) + moments;
     const double own = fbni_hopper_time(context, kind, N, I, O) + split_time(kind, N, I, O);
 
     return own > blas ? "cuBLAS is faster at this size" : NULL;

@@ -86,12 +86,11 @@ fbni_hopper_backward_memory fbni_hopper_backward_memory_of(fbni_hopper_kind kind
                                                            int64_t I, int64_t O);
 const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O);
 const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
-                                              fbni_hopper_kind kind, int64_t N, int64_t I,
-                                              int64_t O);
-/* Microseconds that a product of this kind takes, and that cuBLAS would. */
+                                              fbni_hopper_kind kind, fbn_dtype dtype, int64_t N,
+                                              int64_t I, int64_t O);
+/* Microseconds that a product of this kind is expected to take. */
 double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
                         int64_t I, int64_t O);
-double fbni_hopper_blas_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O);
 
 typedef struct fbni_hopper_gradients {
     fbni_hopper_kind kind; /* TF32, FP32 or HALF */

@@ -21,18 +21,30 @@ const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O)
     return N > most || I > most ? "max_batch or in_features is 2^31 or more" : NULL;
 }
 
-/* What goes through memory, by the bytes of an entry: maxima and transposes of W and x, both splits
- * of du; and the starts of about ten kernels. */
-const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
-                                              fbni_hopper_kind kind, int64_t N, int64_t I,
-                                              int64_t O)
+/* What cuBLAS's rows reach, in TFLOP/s of the two products, with what they need of conversions:
+ * measured on an H200 at 16384 x 4096 -> 4096 and 1024 x 8192 -> 8192 (bench/results). */
+static double blas_rate(fbni_hopper_kind kind, fbn_dtype dtype, int64_t N, int64_t O)
 {
-    const double starts = 30, bandwidth = 3.0e6;
+    if (kind == FBNI_HOPPER_FP32)
+        return 52;
+    if (kind == FBNI_HOPPER_TF32)
+        return 279;
+    return dtype == FBN_F16 ? 120 : N >= O ? 233 : 175; /* cuda_gradients.c: at_once */
+}
+
+/* Our own: both products; what goes through memory, in bytes of an entry (W and x: maxima and
+ * transposes; du: both splits; half types: results before their rounding), at the rate that these
+ * kernels reach; and the starts of about ten kernels. */
+const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
+                                              fbni_hopper_kind kind, fbn_dtype dtype, int64_t N,
+                                              int64_t I, int64_t O)
+{
+    const double starts = 30, bandwidth = 3.0e6, blas_starts = 12;
     const double n = (double)N, i = (double)I, o = (double)O;
-    const double bytes = 12 * (n * i + i * o) + 16 * n * o;
+    const double bytes = (kind == FBNI_HOPPER_HALF ? 18 : 12) * (n * i + i * o) + 16 * n * o;
     const double own = fbni_hopper_time(context, kind, N, O, I) +
                        fbni_hopper_time(context, kind, O, N, I) + starts + bytes / bandwidth;
-    const double blas = fbni_hopper_blas_time(kind, N, O, I) + fbni_hopper_blas_time(kind, O, N, I);
+    const double blas = blas_starts + 4e-6 * n * i * o / blas_rate(kind, dtype, N, O);
 
     return own > blas ? "cuBLAS is faster at this size" : NULL;
 }

@@ -145,8 +145,9 @@ static const char *hopper_slower(const fbni_cuda_context *context, const fbn_lay
 static const char *hopper_gradients_slower(const fbni_cuda_context *context,
                                            const fbn_layer_desc *desc)
 {
-    return fbni_hopper_refuse_backward_speed(context, hopper_gradients_kind(desc), desc->max_batch,
-                                             desc->in_features, desc->out_features);
+    return fbni_hopper_refuse_backward_speed(context, hopper_gradients_kind(desc), desc->dtype,
+                                             desc->max_batch, desc->in_features,
+                                             desc->out_features);
 }
 
 static const char *any_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
