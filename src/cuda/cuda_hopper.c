@@ -102,7 +102,6 @@ fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_ho
         }
     }
     best.band = pairs < 4 ? (int)pairs : 4;
-    best.band = atoi(getenv("HB")); /* XXX */
     return best;
 }
 #endif
