@@ -16,6 +16,11 @@
  * the order; a tensor core aligns such products and truncates their sum to float, which loses up to
  * an ulp, two units of roundoff, where rounding loses one. So a half type's factor is at least one
  * unit.
+ * A product that splits floats into two f16 parts (fbn_layer_describe names it: f16x3) leaves out what
+ * their small parts give with each other, up to a unit of roundoff of each term, which the naive
+ * product of numbers with few digits does not lose: its factor is at least one unit too. And its
+ * infinities may become NaNs (times the two parts of a number, of opposite signs): NaN is accepted
+ * in y where u is not finite, or one in the row where the activation is over rows.
  * In FBN_MATH_TF32 the naive computation rounds the products' operands to TF32.
  * A tensor of few entries may come out exact by luck: its factor is then taken over further draws
  * of the same case too, until enough entries have been seen.
@@ -46,10 +51,10 @@ typedef struct reference {
 reference *reference_get(const test_case *c, uint64_t seed, reference_depth depth);
 void reference_release(reference *r);
 
-/* Compares `got` [size] of storage type `type` with output k. added: what the library added it to
- * (FBN_ACCUMULATE), or NULL. Returns true when all are near enough; else false with the worst
- * element in words in message. */
-bool reference_matches(const reference *r, output k, fbn_dtype type, const double *got,
-                       const double *added, char *message, size_t message_size);
+/* Compares `got` [size] of storage type `type` with output k of a layer that `layer` describes.
+ * added: what the library added it to (FBN_ACCUMULATE), or NULL. Returns true when all are near
+ * enough; else false with the worst element in words in message. */
+bool reference_matches(const reference *r, output k, const char *layer, fbn_dtype type,
+                       const double *got, const double *added, char *message, size_t message_size);
 
 #endif

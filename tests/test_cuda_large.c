@@ -160,7 +160,8 @@ static void check_copy(large *l, const void *matrix, int64_t copy, argument whic
     CUDA_OK(cuda.copy((uintptr_t)a->data, (uintptr_t)matrix + (size_t)copy * block, block, NULL));
     CUDA_OK(cuda.stream_synchronize(NULL));
     array_get(a, got);
-    if (!reference_matches(l->t.expected, k, a->type, got, NULL, message, sizeof message))
+    if (!reference_matches(l->t.expected, k, fbn_layer_describe(l->t.layer), a->type, got, NULL,
+                           message, sizeof message))
         harness_fail("copy %lld of the batch: %s", (long long)copy, message);
     free(got);
 }
@@ -188,7 +189,8 @@ static void check_vector(large *l, argument which, output k, double divisor)
     array_get(a, got);
     for (int64_t e = 0; e < a->rows * a->cols; e++)
         got[e] /= divisor;
-    if (!reference_matches(l->t.expected, k, a->type, got, NULL, message, sizeof message))
+    if (!reference_matches(l->t.expected, k, fbn_layer_describe(l->t.layer), a->type, got, NULL,
+                           message, sizeof message))
         harness_fail("divided by %g: %s", divisor, message);
     free(got);
 }

@@ -153,8 +153,10 @@ START_TEST(test_side_by_side)
             memcmp(got + n * ld + 9, values + n * ld + 9, sizeof *got * 4) != 0)
             harness_fail("x or dy beside the outputs was changed");
     }
-    if (!reference_matches(t.expected, OUT_Y, c.dtype, y, NULL, message, sizeof message) ||
-        !reference_matches(t.expected, OUT_DX, c.dtype, dx, NULL, message, sizeof message))
+    if (!reference_matches(t.expected, OUT_Y, fbn_layer_describe(t.layer), c.dtype, y, NULL,
+                           message, sizeof message) ||
+        !reference_matches(t.expected, OUT_DX, fbn_layer_describe(t.layer), c.dtype, dx, NULL,
+                           message, sizeof message))
         harness_fail("%s", message);
     array_destroy(&wide);
     trial_destroy(&t);

@@ -300,7 +300,8 @@ static void check_output(trial *t, argument which, output k)
             right = got[e] == (before ? before[e] : 0);
         strcpy(message, "the bias gradient in training is not exactly 0");
     } else {
-        right = reference_matches(t->expected, k, a->type, got, before, message, sizeof message);
+        right = reference_matches(t->expected, k, fbn_layer_describe(t->layer), a->type, got,
+                                  before, message, sizeof message);
     }
     free(got);
     free(before);

@@ -13,6 +13,8 @@
 #include "hopper_kernels.h"
 #include "hopper_ptx.cuh"
 
+#include <float.h>
+
 namespace fbni
 {
 
@@ -99,15 +101,18 @@ __device__ inline void store_feature_moments(const float (&d)[COUNT], int h, int
     constexpr int FEW = 2;                              /* of j */
     const int mine = rows - 2 * (int)(threadIdx.x % 4); /* rows 8 j + e < mine are there */
     const float first = __shfl_sync(0xffffffffu, d[2 * h], 0, 4);
-    const int few = WHOLE || rows > 8 * FEW ? 8 * FEW : rows;
+    const float part_of_few = 1 / (float)(WHOLE || rows > 8 * FEW ? 8 * FEW : rows);
     float near = 0, sum = 0, squares = 0;
 
 #pragma unroll
     for (int j = 0; j < FEW; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++)
-            near += WHOLE || 8 * j + e < mine ? d[4 * j + 2 * h + e] - first : 0;
-    const float shift = first + add_quad(near) / (float)few;
+            near += WHOLE || 8 * j + e < mine /* divided first: the sum might overflow */
+                        ? d[4 * j + 2 * h + e] * part_of_few - first * part_of_few
+                        : 0;
+    const float mean = first + add_quad(near);
+    const float shift = fabsf(mean) <= FLT_MAX ? mean : first;
 #pragma unroll
     for (int j = 0; j < COUNT / 4; j++) {
 #pragma unroll
@@ -122,7 +127,8 @@ __device__ inline void store_feature_moments(const float (&d)[COUNT], int h, int
     if (threadIdx.x % 4 == 0 && to) {
         to[0] = shift;
         to[part] = sum;
-        to[2 * part] = fmaxf(squares - sum * (sum / (float)rows), 0);
+        const float m2 = squares - sum * (sum / (float)rows);
+        to[2 * part] = m2 < 0 ? 0 : m2; /* a NaN stays */
     }
 }
 
