@@ -222,6 +222,21 @@ fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind ki
     return fbni_cuda_check(c->host, error, "hopper_split");
 }
 
+fbn_status fbni_hopper_allow(fbni_cuda_context *c, fbni_hopper_kind kind)
+{
+    fbn_status status = fbni_cuda_enter(c);
+    cudaError_t error;
+
+    if (status != FBN_OK)
+        return status;
+    error = fbni_hopper_allow_product(kind);
+    if (error == cudaSuccess)
+        error = fbni_hopper_allow_split();
+    status = fbni_cuda_check(c->host, error, "the shared memory of the Hopper kernels");
+    fbni_cuda_leave(c);
+    return status;
+}
+
 /* ---- tensor maps ---- */
 
 /* [parts][rows][I] of 16-bit entries, in boxes of 64 × box_rows × 1. */
@@ -413,6 +428,12 @@ fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind ki
 fbn_status fbni_hopper_call_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *call)
 {
     (void)call;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
+
+fbn_status fbni_hopper_allow(fbni_cuda_context *c, fbni_hopper_kind kind)
+{
+    (void)kind;
     return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
 }
 

@@ -60,6 +60,10 @@ typedef struct fbni_hopper_call {
     const fbni_cuda_finish *finish; /* its affine is there, and y is written, not u; or NULL */
 } fbni_hopper_call;
 
+/* Before the first product of a kind on the context's device: a layer does it when it is created, so
+ * that nothing is loaded in the hot path. */
+fbn_status fbni_hopper_allow(fbni_cuda_context *context, fbni_hopper_kind kind);
+
 /* u = x W^T (and its column moments). */
 fbn_status fbni_hopper_call_product(fbni_cuda_context *context, const fbni_hopper_call *call);
 /* The same of operands whose parts are there; control is NULL where they are of a half type's. */

@@ -161,6 +161,18 @@ static void describe(fbni_cuda_layer *l, size_t bytes)
              fbni_cuda_row_name(row[FBNI_CUDA_GRADIENTS]), bytes);
 }
 
+static fbn_status allow_kernels(fbni_cuda_context *c, const fbni_cuda_choice *choice)
+{
+    fbni_hopper_kind kind;
+    fbn_status status = FBN_OK;
+
+    if (fbni_cuda_is_hopper(choice->row[FBNI_CUDA_PRODUCT], &kind))
+        status = fbni_hopper_allow(c, kind);
+    if (status == FBN_OK && fbni_cuda_is_hopper_gradients(choice->row[FBNI_CUDA_GRADIENTS], &kind))
+        status = fbni_hopper_allow(c, kind);
+    return status;
+}
+
 fbn_status fbni_cuda_layer_create(void **layer, void *context, const fbn_layer_desc *desc,
                                   void *workspace)
 {
@@ -168,8 +180,10 @@ fbn_status fbni_cuda_layer_create(void **layer, void *context, const fbn_layer_d
     fbni_cuda_context *c = context;
     fbni_cuda_choice choice;
     fbni_cuda_layer *l;
-    const fbn_status status = fbni_cuda_choose(c, desc, false, &choice);
+    fbn_status status = fbni_cuda_choose(c, desc, false, &choice);
 
+    if (status == FBN_OK)
+        status = allow_kernels(c, &choice);
     if (status != FBN_OK)
         return status;
     l = c->host_allocator.allocate(c->host_allocator.user, sizeof *l, 64);

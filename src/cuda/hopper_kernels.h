@@ -50,6 +50,8 @@ typedef struct fbni_hopper_product {
     float *partials;
 } fbni_hopper_product;
 
+/* Once for each device and kind, before the first launch: the shared memory that it needs. */
+cudaError_t fbni_hopper_allow_product(fbni_hopper_kind kind);
 cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper_product *product);
 /* The tiles that a kind is compiled for: their columns for index = 0, 1, ...; 0 after the last. */
 int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index);
@@ -83,6 +85,8 @@ typedef struct fbni_hopper_split {
     fbni_hopper_control *control;
 } fbni_hopper_split;
 
+/* Once for each device, before the first launch. */
+cudaError_t fbni_hopper_allow_split(void);
 /* The f16 parts of both operands, and whether they will do. */
 cudaError_t fbni_hopper_split_operands(const fbni_cuda_queue *queue,
                                        const fbni_hopper_split *split);

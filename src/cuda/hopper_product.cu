@@ -195,6 +195,17 @@ static const variant *find_variant(fbni_hopper_kind kind, int columns)
     return NULL;
 }
 
+cudaError_t fbni_hopper_allow_product(fbni_hopper_kind kind)
+{
+    cudaError_t error = cudaSuccess;
+
+    for (const variant &v : variants)
+        if (v.kind == kind && error == cudaSuccess)
+            error = cudaFuncSetAttribute(v.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         v.shared);
+    return error;
+}
+
 cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper_product *p)
 {
     const variant *v = find_variant(p->kind, p->columns);
@@ -216,10 +227,6 @@ cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper
     a.partials = p->partials;
     a.frozen = p->frozen;
     a.finish = p->finish;
-    const cudaError_t error =
-        cudaFuncSetAttribute(v->function, cudaFuncAttributeMaxDynamicSharedMemorySize, v->shared);
-    if (error != cudaSuccess)
-        return error;
     const int64_t clusters = least((int64_t)a.pairs * a.tiles, queue->processors / CLUSTER);
     return launch_shared(v->function, (unsigned)(clusters * CLUSTER), THREADS, queue->stream,
                          (size_t)v->shared, p->w, p->x, p->w_rescue, p->result, a);

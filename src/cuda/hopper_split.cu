@@ -212,7 +212,35 @@ bool is_wide_operand(const fbni_hopper_operand &o)
     return (uintptr_t)o.from % 16 == 0 && o.ldfrom % 4 == 0;
 }
 
+typedef void split_kernel(fbni_hopper_split, int, bool, bool);
+
+/* The kernel with so many threads a row; low: with the lo part. */
+split_kernel *split_of(int lanes, bool low)
+{
+    switch (lanes) {
+    case 32:
+        return low ? hopper_split<32, true> : hopper_split<32, false>;
+    case 128:
+        return low ? hopper_split<128, true> : hopper_split<128, false>;
+    default:
+        return low ? hopper_split<BLOCK, true> : hopper_split<BLOCK, false>;
+    }
+}
+
 } // namespace
+
+cudaError_t fbni_hopper_allow_split(void)
+{
+    cudaError_t error = cudaSuccess;
+
+    for (const int lanes : {32, 128, BLOCK})
+        for (const bool low : {false, true})
+            if (error == cudaSuccess)
+                error = cudaFuncSetAttribute(split_of(lanes, low),
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             (int)(FBNI_HOPPER_DEPTH_MOST * sizeof(uint16_t)));
+    return error;
+}
 
 cudaError_t fbni_hopper_split_operands(const fbni_cuda_queue *queue, const fbni_hopper_split *s)
 {
@@ -230,15 +258,7 @@ cudaError_t fbni_hopper_split_operands(const fbni_cuda_queue *queue, const fbni_
     if (rows1 > 0 && first == blocks)
         first = blocks - 1;
     const size_t shared = (size_t)(ceil_div(s->I, VECTOR) * VECTOR * sets) * sizeof(uint16_t);
-    const auto kernel = lanes == 32 ? (low ? hopper_split<32, true> : hopper_split<32, false>)
-                        : lanes == 128
-                            ? (low ? hopper_split<128, true> : hopper_split<128, false>)
-                            : (low ? hopper_split<BLOCK, true> : hopper_split<BLOCK, false>);
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             (int)(FBNI_HOPPER_DEPTH_MOST * sizeof(uint16_t)));
-    if (error != cudaSuccess)
-        return error;
+    split_kernel *kernel = split_of(lanes, low);
     return launch_shared(kernel, (unsigned)blocks, BLOCK, queue->stream, shared, *s, (int)first,
                          is_wide_operand(s->operand[0]), is_wide_operand(s->operand[1]));
 }
