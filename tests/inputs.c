@@ -91,6 +91,17 @@ static void scale_columns(inputs *in, const test_case *c, draws *d)
     }
 }
 
+/* Row j of W times a power of ten. With the batch's statistics alpha has the reciprocal. */
+static void scale_rows(inputs *in, const test_case *c, draws *d)
+{
+    static const int range[] = {[FBN_F32] = 6, [FBN_F64] = 30, [FBN_BF16] = 6, [FBN_F16] = 2};
+    for (int64_t j = 0; j < c->o; j++) {
+        double power = pow(10, (double)draw_integer(d, -range[c->dtype], range[c->dtype]));
+        for (int64_t k = 0; k < c->i; k++)
+            in->w[j * c->i + k] = rounded(c->dtype, in->w[j * c->i + k] * power);
+    }
+}
+
 /* One entry of x or W is not a number of the ordinary kind. */
 static void place_nonfinite(inputs *in, const test_case *c, draws *d)
 {
@@ -153,6 +164,8 @@ void inputs_draw(inputs *in, const test_case *c, uint64_t seed)
     draw_w(in, c, &d);
     if (c->input == INPUT_RECIPROCAL)
         scale_columns(in, c, &d);
+    if (c->input == INPUT_ROWS)
+        scale_rows(in, c, &d);
     place_nonfinite(in, c, &d);
     for (int64_t e = 0; e < c->n * c->o; e++)
         in->dy[e] = rounded(c->dtype, draw_normal(&d));
