@@ -132,7 +132,9 @@ typedef enum fbn_dtype {
 
 /* How FBN_F32 data is multiplied; other types have one way. */
 typedef enum fbn_math {
-    /* u's normwise error is no worse than that of the vendor's SGEMM, or than 3e-7 if larger. */
+    /* u's normwise error is no worse than that of the vendor's SGEMM, or than 3e-7 if larger. NaN and
+     * infinities in x and W reach the same entries of u as in IEEE arithmetic; where the product is
+     * made of parts (kernel rows named f16x3) an infinity of u may be a NaN. */
     FBN_MATH_FP32 = 0,
     /* At least TF32's accuracy, as fast as the hardware goes; the CPU computes FP32. */
     FBN_MATH_TF32 = 1

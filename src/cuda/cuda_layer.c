@@ -161,6 +161,22 @@ static void describe(fbni_cuda_layer *l, size_t bytes)
              fbni_cuda_row_name(row[FBNI_CUDA_GRADIENTS]), bytes);
 }
 
+/* What the planner of the Hopper product makes of the largest batch. */
+static void log_tiles(const fbni_cuda_layer *l)
+{
+    const fbn_layer_desc *desc = &l->desc;
+    fbni_hopper_kind kind;
+    fbni_hopper_tiles t;
+
+    if (!fbni_cuda_is_hopper(l->choice.row[FBNI_CUDA_PRODUCT], &kind))
+        return;
+    t = fbni_hopper_tiles_of(l->context, kind, desc->max_batch, desc->out_features);
+    l->context->host->log("tiles of %d features x %d batch rows in bands of %d x %d features, "
+                          "%lld waves",
+                          FBNI_HOPPER_FEATURES, t.columns, t.band,
+                          FBNI_HOPPER_FEATURES * FBNI_HOPPER_CLUSTER, (long long)t.waves);
+}
+
 static fbn_status allow_kernels(fbni_cuda_context *c, const fbni_cuda_choice *choice)
 {
     fbni_hopper_kind kind;
@@ -201,6 +217,7 @@ fbn_status fbni_cuda_layer_create(void **layer, void *context, const fbn_layer_d
     describe(l, fbni_cuda_workspace_of(c, desc, &choice).total);
     c->host->log("%lld x %lld -> %lld: %s", (long long)desc->max_batch,
                  (long long)desc->in_features, (long long)desc->out_features, l->text);
+    log_tiles(l);
     *layer = l;
     return FBN_OK;
 }
