@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * More than 2^31 elements on CUDA: N O = 2.4e9. Under FUSEDBN_TEST_LONG alone: it takes 40 GB of the
- * device's memory.
+ * More than 2^31 elements on CUDA: N O = 2.4e9; and more than 2^31 rows. Under FUSEDBN_TEST_LONG
+ * alone: it takes 40 GB of the device's memory.
  *
  * The batch is a small one, repeated: then its mean and variance, and every row of y and dx, are the
  * small batch's, and the gradients summed over rows are COPIES times the small batch's. So the
@@ -229,12 +229,101 @@ START_TEST(test_large)
 }
 END_TEST
 
+/* ---- rows ------------------------------------------------------------------------------------- */
+
+/* Zeros on the device, by doubling. */
+static void *zeros(fbn_context *context, size_t bytes)
+{
+    static const char block[1 << 20];
+    void *memory;
+    HARNESS_OK(fbn_alloc(context, bytes, &memory));
+    HARNESS_OK(fbn_upload(context, memory, block, sizeof block));
+    for (size_t done = sizeof block; done < bytes; done *= 2)
+        CUDA_OK(cuda.copy((uintptr_t)memory + done, (uintptr_t)memory,
+                          done < bytes - done ? done : bytes - done, NULL));
+    CUDA_OK(cuda.stream_synchronize(NULL));
+    return memory;
+}
+
+/* y of rows [first, first + ROWS): relu(beta), but for the batch's last rows relu(x w + beta). */
+static void check_rows(fbn_context *context, const uint16_t *y, int64_t n, int64_t first)
+{
+    enum { ROWS = 1000, LAST = 7 };
+    uint16_t got[ROWS];
+    HARNESS_OK(fbn_download(context, got, y + first, sizeof got));
+    for (int64_t k = first; k < first + ROWS; k++) {
+        double expected = k < n - LAST ? 0.5 : (double)(k - (n - LAST)) * 2 + 0.5;
+        if (format_load(FBN_BF16, got, k - first) != expected)
+            harness_fail("y[%lld] is %g, expected %g", (long long)k,
+                         format_load(FBN_BF16, got, k - first), expected);
+    }
+}
+
+/* More than 2^31 rows through a prepared layer, whose max_batch is 8: test_large.c has the same. */
+START_TEST(test_rows_beyond_32_bits)
+{
+    enum { LAST = 7 };
+    const int64_t n = INT64_C(0x80000000) + 1000;
+    const double weight = 2, mean = 0, var = 1, beta = 0.5;
+    test_case c = case_default(false);
+    size_t available, total, size;
+    uint16_t last[LAST];
+    trial t;
+    fbn_prepared *prepared;
+    fbn_run_args run;
+    harness_enter("rows beyond 32 bits");
+    cuda_use(0);
+    CUDA_OK(cuda.memory_info(&available, &total));
+    if (available < (size_t)48 << 30) {
+        printf("test_cuda_large: skipped: %zu MB of device memory are free, of 49152\n",
+               available >> 20);
+        return;
+    }
+    c.dtype = FBN_BF16;
+    c.n = 8, c.i = c.o = 1;
+    c.beta = true;
+    c.eps = 0;
+    c.activation = FBN_ACT_RELU;
+    trial_create_unchecked(&t, &c, harness_seed(), NULL);
+    array_set(&t.a[ARG_W], &weight);
+    array_set(&t.a[ARG_RUNNING_MEAN], &mean);
+    array_set(&t.a[ARG_RUNNING_VAR], &var);
+    array_set(&t.a[ARG_BETA], &beta);
+    HARNESS_OK(fbn_prepare_infer(&prepared, t.layer, &t.params));
+    HARNESS_OK(fbn_prepared_workspace_size(prepared, n, &size));
+    uint16_t *x = zeros(t.context, (size_t)n * 2), *y = zeros(t.context, (size_t)n * 2);
+    for (int k = 0; k < LAST; k++)
+        format_store(FBN_BF16, last, k, k);
+    HARNESS_OK(fbn_upload(t.context, x + n - LAST, last, sizeof last));
+    fbn_run_args_init(&run, sizeof run);
+    run.batch = n;
+    run.x = x;
+    run.y = y;
+    HARNESS_OK(fbn_alloc(t.context, size, &run.workspace));
+    run.workspace_size = size;
+    HARNESS_OK(fbn_prepared_run(prepared, &run));
+    for (int64_t first = 0; first < n; first += INT64_C(1) << 29) {
+        check_rows(t.context, y, n, first);
+        if (first > 0)
+            check_rows(t.context, y, n, first - 1000);
+    }
+    printf("test_cuda_large: N = %lld, %s\n", (long long)n, fbn_layer_describe(t.layer));
+    fbn_prepared_destroy(prepared);
+    HARNESS_OK(fbn_free(t.context, run.workspace));
+    HARNESS_OK(fbn_free(t.context, x));
+    HARNESS_OK(fbn_free(t.context, y));
+    trial_destroy(&t);
+}
+END_TEST
+
 static void add(Suite *suite)
 {
+    if (harness_tier() != TIER_LONG)
+        printf("test_cuda_large: skipped: FUSEDBN_TEST_LONG is not set\n");
     if (harness_tier() == TIER_LONG && harness_selects("large"))
         harness_add(suite, "large", test_large, KINDS);
-    else
-        printf("test_cuda_large: skipped: FUSEDBN_TEST_LONG is not set\n");
+    if (harness_tier() == TIER_LONG && harness_selects("rows beyond 32 bits"))
+        harness_add(suite, "rows_beyond_32_bits", test_rows_beyond_32_bits, 1);
 }
 
 int main(void)

@@ -159,16 +159,25 @@ typedef struct run_workspace {
     size_t u, inputs, control, total;
 } run_workspace;
 
+/* Rows of a batch that are computed together: no max_batch bounds it, but the coordinates of the
+ * Hopper product have 32 bits. */
+static int64_t rows_together(const cuda_prepared *p, int64_t batch)
+{
+    const int64_t most = INT64_C(1) << 30;
+    return p->split && batch > most ? most : batch;
+}
+
 static run_workspace workspace_of(const cuda_prepared *p, int64_t batch)
 {
-    const size_t N = (size_t)batch;
+    const int64_t rows = rows_together(p, batch);
+    const size_t N = (size_t)rows;
     const bool half = fbni_is_half(p->desc.dtype);
     run_workspace w = {0};
 
     w.u = fbni_place(&w.total, half ? N * (size_t)p->desc.out_features * sizeof(float) : 0);
     if (p->split)
         w.inputs = fbni_place(
-            &w.total, fbni_hopper_memory_of(p->kind, batch, p->desc.in_features, false).total);
+            &w.total, fbni_hopper_memory_of(p->kind, rows, p->desc.in_features, false).total);
     else
         w.inputs =
             fbni_place(&w.total, p->converts ? N * (size_t)p->desc.in_features * sizeof(float) : 0);
@@ -189,18 +198,22 @@ fbn_status fbni_cuda_prepared_workspace_size(const void *prepared, int64_t batch
     return FBN_OK;
 }
 
-fbn_status fbni_cuda_prepared_run(const void *prepared, const fbn_run_args *args)
+/* The rows [first, first + rows) of a batch. */
+static fbn_status run_rows(const cuda_prepared *p, const fbn_run_args *args, int64_t first,
+                           int64_t rows)
 {
-    const cuda_prepared *p = prepared;
     const fbn_layer_desc *desc = &p->desc;
     const run_workspace w = workspace_of(p, args->batch);
     const bool half = fbni_is_half(desc->dtype);
+    const size_t size = fbni_dtype_size(desc->dtype);
+    const char *x = (const char *)args->x + (size_t)first * (size_t)args->ldx * size;
+    char *y = (char *)args->y + (size_t)first * (size_t)args->ldy * size;
     char *workspace = args->workspace;
     fbni_forward_product product = {
         .row = p->product,
         .desc = desc,
-        .N = args->batch,
-        .x = args->x,
+        .N = rows,
+        .x = x,
         .ldx = args->ldx,
         .weight = p->memory,
         .ldw = desc->in_features,
@@ -208,29 +221,40 @@ fbn_status fbni_cuda_prepared_run(const void *prepared, const fbn_run_args *args
         .inputs = workspace + w.inputs,
         .weights = p->split ? p->memory : NULL,
         .control = workspace + w.control,
-        .u = half ? workspace + w.u : args->y,
+        .u = half ? workspace + w.u : y,
         .ldu = half ? desc->out_features : args->ldy,
     };
     const fbni_cuda_finish finish = {
         .dtype = desc->dtype,
         .activation = desc->activation,
-        .N = args->batch,
+        .N = rows,
         .O = desc->out_features,
         .u = product.u,
         .ldu = product.ldu,
         .affine = p->affine,
-        .y = args->y,
+        .y = y,
         .ldy = args->ldy,
     };
-    fbn_status status = fbni_cuda_enter(p->context);
+    fbn_status status;
 
-    if (status != FBN_OK)
-        return status;
     if (p->split && !fbni_is_rowwise(desc->activation))
         product.finish = &finish; /* y at once */
     status = fbni_cuda_forward_product(p->context, &product);
     if (status == FBN_OK && !product.finish)
         status = fbni_cuda_finish_rows(p->context, &finish, p->softmax);
+    return status;
+}
+
+fbn_status fbni_cuda_prepared_run(const void *prepared, const fbn_run_args *args)
+{
+    const cuda_prepared *p = prepared;
+    const int64_t step = rows_together(p, args->batch);
+    fbn_status status = fbni_cuda_enter(p->context);
+
+    if (status != FBN_OK)
+        return status;
+    for (int64_t row = 0; row < args->batch && status == FBN_OK; row += step)
+        status = run_rows(p, args, row, args->batch - row < step ? args->batch - row : step);
     fbni_cuda_leave(p->context);
     return status;
 }
