@@ -273,7 +273,8 @@ __device__ inline void fill_buffer(const float (&d)[COUNT], int row, uint32_t bu
 }
 
 /* By the copy engine, through two buffers a warpgroup of PIECE rows × 64 entries of T. thread: of
- * the warpgroup; barrier: a named one of its own. */
+ * the warpgroup; barrier: a named one of its own. Where the pieces are odd in number, the tile before
+ * ended in the first buffer too. */
 template <typename T, int PIECE, int COUNT>
 __device__ inline void copy_tile(const float (&d)[COUNT], const CUtensorMap *out, uint32_t buffers,
                                  int feature, int row, int thread, int barrier)
@@ -284,7 +285,9 @@ __device__ inline void copy_tile(const float (&d)[COUNT], const CUtensorMap *out
 #pragma unroll
     for (int at = 0; at < 2 * COUNT; at += PIECE) {
         const uint32_t buffer = buffers + (uint32_t)(at / PIECE % 2 * BUFFER);
-        if (thread == 0)
+        if (thread == 0 && at == 0)
+            store_wait<0>();
+        else if (thread == 0)
             store_wait<BOXES>();
         named_wait(barrier, 128);
         fill_buffer<PIECE>(d, at, buffer, column, (const T *)NULL);
