@@ -14,6 +14,8 @@ const char *fbni_hopper_refuse_machine(const fbni_cuda_context *context)
 #ifdef FBNI_HAVE_HOPPER
     if (context->capability != 90)
         return "the device is no Hopper GPU (sm_90)";
+    if (context->queue.processors < FBNI_HOPPER_CLUSTER) /* a share of a device may be small */
+        return "the device has fewer than two multiprocessors";
     return context->encode_map ? NULL : "the driver encodes no tensor maps";
 #else
     (void)context;
