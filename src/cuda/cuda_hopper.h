@@ -66,7 +66,7 @@ fbn_status fbni_hopper_allow(fbni_cuda_context *context, fbni_hopper_kind kind);
 
 /* u = x W^T (and its column moments). */
 fbn_status fbni_hopper_call_product(fbni_cuda_context *context, const fbni_hopper_call *call);
-/* The same of operands whose parts are there; control is NULL where they are of a half type's. */
+/* The same of operands whose parts are there, of the float kinds. */
 typedef struct fbni_hopper_parts_call {
     fbni_hopper_kind kind;
     int64_t I; /* depth */

@@ -109,7 +109,8 @@ __device__ inline void store_feature_moments(const float (&d)[COUNT], int h, int
 #pragma unroll
         for (int e = 0; e < 2; e++)
             near += WHOLE || 8 * j + e < mine /* divided first: the sum might overflow */
-                        ? d[4 * j + 2 * h + e] * part_of_few - first * part_of_few
+                        ? __fmul_rn(d[4 * j + 2 * h + e], part_of_few) -
+                              __fmul_rn(first, part_of_few) /* alike: 0 of equal values */
                         : 0;
     const float mean = first + add_quad(near);
     const float shift = fabsf(mean) <= FLT_MAX ? mean : first;
@@ -154,10 +155,10 @@ __device__ inline void normalise_registers(float (&d)[COUNT], const fragment &f,
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const int64_t j = f.feature_of(h) < f.features ? f.feature_of(h) : 0;
-        const float alpha = ((const float *)affine.alpha)[j];
-        const float c = ((const float *)affine.c)[j];
-        const float shift = ((const float *)affine.shift)[j];
+        const int64_t feature = f.feature_of(h) < f.features ? f.feature_of(h) : 0;
+        const float alpha = ((const float *)affine.alpha)[feature];
+        const float c = ((const float *)affine.c)[feature];
+        const float shift = ((const float *)affine.shift)[feature];
 #pragma unroll
         for (int j = 0; j < COUNT / 4; j++)
 #pragma unroll

@@ -160,12 +160,6 @@ __device__ inline void store_wait()
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
 }
 
-/* Until all of this thread's boxes are in the matrix. */
-__device__ inline void store_wait_written()
-{
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-}
-
 __device__ inline void store_shared(uint32_t to, float v)
 {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory");
@@ -236,9 +230,6 @@ struct wgmma;
                          : __VA_ARGS__ : "l"(a), "l"(b), "r"(add)); \
         } \
     };
-#define FBNI_R64 \
-                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
 #define FBNI_R128 \
                      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
                      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
@@ -267,8 +258,6 @@ struct wgmma;
                      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
                      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
                      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-FBNI_WGMMA(F16, "f16", 64, FBNI_R64, "%32", "%33", "%34", FBNI_D32(0))
-FBNI_WGMMA(BF16, "bf16", 64, FBNI_R64, "%32", "%33", "%34", FBNI_D32(0))
 FBNI_WGMMA(F16, "f16", 128, FBNI_R128, "%64", "%65", "%66", FBNI_D32(0), FBNI_D32(32))
 FBNI_WGMMA(BF16, "bf16", 128, FBNI_R128, "%64", "%65", "%66", FBNI_D32(0), FBNI_D32(32))
 FBNI_WGMMA(F16, "f16", 176, FBNI_R176, "%88", "%89", "%90", FBNI_D32(0), FBNI_D32(32), FBNI_D8(64), FBNI_D8(72), FBNI_D8(80))
@@ -277,7 +266,6 @@ FBNI_WGMMA(F16, "f16", 192, FBNI_R192, "%96", "%97", "%98", FBNI_D32(0), FBNI_D3
 FBNI_WGMMA(BF16, "bf16", 192, FBNI_R192, "%96", "%97", "%98", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64))
 FBNI_WGMMA(F16, "f16", 256, FBNI_R256, "%128", "%129", "%130", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96))
 FBNI_WGMMA(BF16, "bf16", 256, FBNI_R256, "%128", "%129", "%130", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96))
-#undef FBNI_R64
 #undef FBNI_R128
 #undef FBNI_R176
 #undef FBNI_R192
