@@ -153,8 +153,14 @@ void fbni_cuda_prepared_destroy(void *prepared)
     c->host_allocator.deallocate(c->host_allocator.user, p);
 }
 
-/* The workspace of a run: u as floats for the half types, x as floats or in parts where it is
- * converted or split, and what a split needs. */
+/* Whether the product stores y: the Hopper product, of what it has in registers. */
+static bool stores_y(const cuda_prepared *p)
+{
+    return p->split && !fbni_is_rowwise(p->desc.activation);
+}
+
+/* The workspace of a run: u as floats for the half types, where y is not stored at once, x as floats
+ * or in parts where it is converted or split, and what a split needs. */
 typedef struct run_workspace {
     size_t u, inputs, control, total;
 } run_workspace;
@@ -171,10 +177,10 @@ static run_workspace workspace_of(const cuda_prepared *p, int64_t batch)
 {
     const int64_t rows = rows_together(p, batch);
     const size_t N = (size_t)rows;
-    const bool half = fbni_is_half(p->desc.dtype);
+    const bool half_u = fbni_is_half(p->desc.dtype) && !stores_y(p);
     run_workspace w = {0};
 
-    w.u = fbni_place(&w.total, half ? N * (size_t)p->desc.out_features * sizeof(float) : 0);
+    w.u = fbni_place(&w.total, half_u ? N * (size_t)p->desc.out_features * sizeof(float) : 0);
     if (p->split)
         w.inputs = fbni_place(
             &w.total, fbni_hopper_memory_of(p->kind, rows, p->desc.in_features, false).total);
@@ -237,8 +243,8 @@ static fbn_status run_rows(const cuda_prepared *p, const fbn_run_args *args, int
     };
     fbn_status status;
 
-    if (p->split && !fbni_is_rowwise(desc->activation))
-        product.finish = &finish; /* y at once */
+    if (stores_y(p))
+        product.finish = &finish;
     status = fbni_cuda_forward_product(p->context, &product);
     if (status == FBN_OK && !product.finish)
         status = fbni_cuda_finish_rows(p->context, &finish, p->softmax);
