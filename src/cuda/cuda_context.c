@@ -206,7 +206,7 @@ static void find_encode_map(fbni_cuda_context *c)
 
 static fbn_status read_device(fbni_cuda_context *c)
 {
-    int processors = 0, shared_memory = 0;
+    int processors = 0, shared_memory = 0, supported = 0;
     cudaError_t error =
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, c->device);
 
@@ -218,6 +218,10 @@ static fbn_status read_device(fbni_cuda_context *c)
     /* also the first use of the module's code: a device that it has none for is found here */
     if (error == cudaSuccess && c->queue.shared_memory >= fbni_cuda_train_slab_memory())
         error = fbni_cuda_train_slab_prepare(&c->queue);
+    /* Graphs have programmatic launches natively from CUDA 12.3 on; GPUs after Hopper have not run
+     * them here. */
+    if (cudaDriverGetVersion(&supported) != cudaSuccess || supported < 12030 || c->capability != 90)
+        c->queue.launches_ahead = 0;
     return fbni_cuda_check(c->host, error, "the device's properties and kernels");
 }
 

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The planner of the Hopper product: what it takes, where it is expected to be faster than cuBLAS, and
+ * its tiles.
+ */
+#include <math.h>
+
+#include "cuda_hopper.h"
+
+/* ---- which products it takes ---- */
+
+const char *fbni_hopper_refuse_machine(const fbni_cuda_context *context)
+{
+#ifdef FBNI_HAVE_HOPPER
+    if (context->capability != 90)
+        return "the device is no Hopper GPU (sm_90)";
+    if (context->queue.processors < FBNI_HOPPER_CLUSTER) /* a share of a device may be small */
+        return "the device has fewer than two multiprocessors";
+    return context->encode_map ? NULL : "the driver encodes no tensor maps";
+#else
+    (void)context;
+    return "the module was built without sm_90a";
+#endif
+}
+
+const char *fbni_hopper_refuse_sizes(int64_t N, int64_t I, int64_t O)
+{
+    const int64_t most = INT32_MAX - 1024; /* the copy engine's coordinates have 32 bits */
+
+    if (I > FBNI_HOPPER_DEPTH_MOST)
+        return "in_features is more than 65536";
+    return N > most || O > most ? "max_batch or out_features is 2^31 or more" : NULL;
+}
+
+/* What was measured on an H200, in microseconds, TFLOP/s and bytes per microsecond
+ * (bench/results): of the kind, one block of 64 of the depth of a tile of 256 columns, the bytes
+ * that its split moves for an entry, and the rate of cuBLAS's product. */
+static const struct speed {
+    double block, split_bytes, blas;
+} speeds[FBNI_HOPPER_KINDS] = {
+    [FBNI_HOPPER_F16] = {0.72, 0, 700},  [FBNI_HOPPER_BF16] = {0.72, 0, 720},
+    [FBNI_HOPPER_TF32] = {0.74, 6, 390}, [FBNI_HOPPER_FP32] = {1.75, 8, 48},
+    [FBNI_HOPPER_HALF] = {1.4, 0, 0}, /* backward alone */
+};
+static const double tile_start = 5, split_start = 12, blas_start = 6, bandwidth = 3.3e6;
+
+double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
+                        int64_t I, int64_t O)
+{
+    const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, O);
+    const double blocks = (double)((I + 63) / 64);
+
+    return (double)t.waves * (tile_start + blocks * speeds[kind].block * t.columns / 256);
+}
+
+static double blas_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
+{
+    const double rows = 128 * ceil((double)N / 128), columns = 128 * ceil((double)O / 128);
+
+    return blas_start + 2e-6 * rows * (double)I * columns / speeds[kind].blas; /* in its tiles */
+}
+
+static double split_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
+{
+    const double bytes = speeds[kind].split_bytes;
+    return bytes > 0 ? split_start + bytes * ((double)N + (double)O) * (double)I / bandwidth : 0;
+}
+
+const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                     int64_t N, int64_t I, int64_t O)
+{
+    const double moments = 4 * (double)N * (double)O / bandwidth; /* which it saves */
+    const double blas = blas_time(kind, N, I, O) + moments;
+    const double own = fbni_hopper_time(context, kind, N, I, O) + split_time(kind, N, I, O);
+
+    return own > blas ? "cuBLAS is faster at this size" : NULL;
+}
+
+/* ---- tiles ---- */
+
+#ifdef FBNI_HAVE_HOPPER
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* The tiles that fill the fewest waves of the machine, counted in columns; the wider where two do
+ * as well. Four pairs of feature tiles together (1, 2, 4, 8 at 16384 x 4096 -> 4096: 2403, 2299, 2286,
+ * 2316 us for float, 824, 782, 769, 767 for bf16): a wave then shares a band of W and of x. */
+fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                       int64_t N, int64_t O)
+{
+    const int64_t clusters = context->queue.processors / FBNI_HOPPER_CLUSTER;
+    const int64_t pairs = ceil_div(O, FBNI_HOPPER_FEATURES * FBNI_HOPPER_CLUSTER);
+    fbni_hopper_tiles best = {0};
+    int columns;
+
+    for (int i = 0; (columns = fbni_hopper_tile_columns(kind, i)) > 0; i++) {
+        const int64_t count = ceil_div(N, columns), waves = ceil_div(pairs * count, clusters);
+        if (best.columns == 0 || waves * columns < best.waves * best.columns) {
+            best.columns = columns;
+            best.count = count;
+            best.waves = waves;
+        }
+    }
+    best.band = pairs < 4 ? (int)pairs : 4;
+    return best;
+}
+#else
+fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                       int64_t N, int64_t O)
+{
+    const fbni_hopper_tiles none = {0};
+
+    (void)context, (void)kind, (void)N, (void)O;
+    return none;
+}
+#endif
+
+fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N)
+{
+    const fbni_cuda_chunks chunks = {
+        .rows = N,
+        .group_rows = tiles->columns,
+        .groups = tiles->count,
+        .chunks = (int)tiles->count,
+    };
+    return chunks;
+}
+
+int64_t fbni_hopper_most_tiles(int64_t N)
+{
+    return N / 128 + 1; /* of the narrowest */
+}
