@@ -93,7 +93,8 @@ static fbn_status train_passes(const forward_job *job)
 static fbn_status run_training(forward_job *job)
 {
     int64_t *count = job->features.count;
-    const fbni_cuda_row_id train = fbni_cuda_choose_train(&job->layer->choice, job->finish.N);
+    const fbni_cuda_row_id train =
+        fbni_cuda_choose_train(&job->layer->choice, job->product.row, job->finish.N);
     fbn_status status = FBN_OK;
 
     if (train == FBNI_CUDA_TRAIN_EPILOGUE)
@@ -156,7 +157,7 @@ static void set_product(forward_job *job, const fbn_params *params, const fbni_c
     char *workspace = job->layer->workspace;
 
     job->product = (fbni_forward_product){
-        .row = job->layer->choice.row[FBNI_CUDA_PRODUCT],
+        .row = fbni_cuda_choose_product(job->context, desc, &job->layer->choice, job->args->batch),
         .desc = desc,
         .N = job->args->batch,
         .x = job->args->x,

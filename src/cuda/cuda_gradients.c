@@ -278,11 +278,22 @@ static fbn_status hopper_products(fbni_cuda_backward_job *job, fbni_hopper_kind 
     return status;
 }
 
+/* Whether a call with few rows is cuBLAS's, as in fbni_cuda_choose_product; its rows for half types
+ * have another workspace. */
+static bool is_too_small(const fbni_cuda_backward_job *job, fbni_hopper_kind kind)
+{
+    const fbn_layer_desc *desc = &job->layer->desc;
+    return desc->dtype == FBN_F32 && !job->layer->choice.named[FBNI_CUDA_GRADIENTS] &&
+           fbni_hopper_refuse_backward_speed(job->context, kind, desc->dtype, job->N, job->I,
+                                             job->O) != NULL;
+}
+
 fbn_status fbni_cuda_gradients(fbni_cuda_backward_job *job)
 {
     fbni_hopper_kind kind;
 
-    if (fbni_cuda_is_hopper_gradients(job->layer->choice.row[FBNI_CUDA_GRADIENTS], &kind))
+    if (fbni_cuda_is_hopper_gradients(job->layer->choice.row[FBNI_CUDA_GRADIENTS], &kind) &&
+        !is_too_small(job, kind))
         return hopper_products(job, kind);
     return fbni_is_half(job->layer->desc.dtype) ? half_products(job) : real_products(job);
 }

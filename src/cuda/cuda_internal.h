@@ -82,7 +82,7 @@ typedef enum fbni_cuda_row_id {
 } fbni_cuda_row_id;
 
 typedef struct fbni_cuda_choice {
-    bool forced; /* the row of FBNI_CUDA_TRAIN, by name: it holds for all batches */
+    bool named[FBNI_CUDA_OPERATIONS]; /* the row was asked for by name: it holds for all batches */
     fbni_cuda_row_id row[FBNI_CUDA_OPERATIONS];
 } fbni_cuda_choice;
 
@@ -93,8 +93,13 @@ const char *fbni_cuda_row_refusal(const fbni_cuda_context *context, fbni_cuda_ro
  * too. quiet: nothing is logged. FBN_ERR_UNSUPPORTED where desc->kernel is unknown or refuses. */
 fbn_status fbni_cuda_choose(const fbni_cuda_context *context, const fbn_layer_desc *desc,
                             bool quiet, fbni_cuda_choice *choice);
-/* The row of FBNI_CUDA_TRAIN for one call. */
-fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_choice *choice, int64_t batch);
+/* The rows of FBNI_CUDA_PRODUCT and, with that, of FBNI_CUDA_TRAIN for one call: where it has few rows
+ * cuBLAS may be faster than the layer's own product, whose tiles stay as high. */
+fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
+                                          const fbn_layer_desc *desc,
+                                          const fbni_cuda_choice *choice, int64_t batch);
+fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_choice *choice, fbni_cuda_row_id product,
+                                        int64_t batch);
 
 /* ---- layers ---- */
 

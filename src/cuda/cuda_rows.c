@@ -323,7 +323,8 @@ fbn_status fbni_cuda_choose(const fbni_cuda_context *context, const fbn_layer_de
     }
     for (int op = 0; op < FBNI_CUDA_OPERATIONS; op++) {
         const bool needed = op != FBNI_CUDA_SOFTMAX || fbni_is_rowwise(desc->activation);
-        if (forced < FBNI_CUDA_ROWS && (int)rows[forced].operation == op) {
+        choice->named[op] = forced < FBNI_CUDA_ROWS && (int)rows[forced].operation == op;
+        if (choice->named[op]) {
             const char *refusal = refusal_now(context, desc, choice, forced);
             if (refusal)
                 return context->host->fail(FBN_ERR_UNSUPPORTED, "kernel %s: %s", rows[forced].name,
@@ -335,13 +336,31 @@ fbn_status fbni_cuda_choose(const fbni_cuda_context *context, const fbn_layer_de
                                            forced == FBNI_CUDA_TRAIN_EPILOGUE, quiet || !needed);
         }
     }
-    choice->forced = forced < FBNI_CUDA_ROWS && rows[forced].operation == FBNI_CUDA_TRAIN;
     return FBN_OK;
 }
 
-fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_choice *choice, int64_t batch)
+fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
+                                          const fbn_layer_desc *desc,
+                                          const fbni_cuda_choice *choice, int64_t batch)
 {
-    if (choice->forced || choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_EPILOGUE)
+    const fbni_cuda_row_id row = choice->row[FBNI_CUDA_PRODUCT];
+    fbni_hopper_kind kind;
+
+    if (!fbni_cuda_is_hopper(row, &kind) || choice->named[FBNI_CUDA_PRODUCT] ||
+        (choice->named[FBNI_CUDA_TRAIN] &&
+         choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_EPILOGUE))
+        return row;
+    return fbni_hopper_refuse_speed(context, kind, batch, desc->in_features, desc->out_features)
+               ? FBNI_CUDA_PRODUCT_CUBLAS
+               : row;
+}
+
+fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_choice *choice, fbni_cuda_row_id product,
+                                        int64_t batch)
+{
+    fbni_hopper_kind kind;
+
+    if (choice->named[FBNI_CUDA_TRAIN] || fbni_cuda_is_hopper(product, &kind))
         return choice->row[FBNI_CUDA_TRAIN];
     return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
 }
