@@ -59,6 +59,8 @@ const char *dtype_name(fbn_dtype dtype);
 
 /* Whether the batch's statistics are used. */
 bool case_trains(const struct bench_case *c);
+/* names: parts of names, separated by commas, or "all"; NULL: the usual cases. */
+bool case_is_chosen(const struct bench_case *c, const char *names);
 
 /* Operations of the products alone, and bytes of the matrices that have to be moved once. */
 double case_flops(const struct bench_case *c);

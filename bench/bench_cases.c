@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * What is measured: the shapes, and the bounds that the library is held to on two threads.
  */
+#include <stdio.h>
+#include <string.h>
+
 #include "bench.h"
 
 /* clang-format off */
@@ -64,6 +67,21 @@ const char *dtype_name(fbn_dtype dtype)
 bool case_trains(const struct bench_case *c)
 {
     return c->operation == OP_TRAIN || c->operation == OP_TRAIN_BACKWARD;
+}
+
+bool case_is_chosen(const struct bench_case *c, const char *names)
+{
+    if (names == NULL)
+        return c->usual;
+    for (const char *text = names; *text != '\0'; text += *text == ',') {
+        char part[64];
+        const size_t length = strcspn(text, ",");
+        snprintf(part, sizeof part, "%.*s", (int)length, text);
+        if (strcmp(part, "all") == 0 || (length > 0 && strstr(c->name, part) != NULL))
+            return true;
+        text += length;
+    }
+    return false;
 }
 
 double case_flops(const struct bench_case *c)

@@ -165,21 +165,6 @@ static void print_outcome(const struct outcome *o, const struct gpu *g)
 
 /* ---------------------------------------------------------------------------------------- runs */
 
-static bool is_chosen(const struct cuda_options *o, const struct bench_case *c)
-{
-    if (o->cases == NULL)
-        return c->usual;
-    for (const char *text = o->cases; *text != '\0'; text += *text == ',') {
-        char part[64];
-        const size_t length = strcspn(text, ",");
-        snprintf(part, sizeof part, "%.*s", (int)length, text);
-        if (strcmp(part, "all") == 0 || (length > 0 && strstr(c->name, part) != NULL))
-            return true;
-        text += length;
-    }
-    return false;
-}
-
 static bool parse_precisions(const char *text, bool *wanted)
 {
     for (int p = 0; p < PRECISIONS; p++)
@@ -213,7 +198,7 @@ static int run_cases(struct gpu *g, const struct cuda_options *o, const bool *wa
 
     print_header();
     for (int i = 0; i < CASES; i++) {
-        if (!is_chosen(o, &cuda_cases[i]))
+        if (!case_is_chosen(&cuda_cases[i], o->cases))
             continue;
         chosen++;
         for (int p = 0; p < PRECISIONS; p++) {
@@ -283,7 +268,7 @@ static int run_sweeps(struct gpu *g, const struct cuda_options *o, const bool *w
 {
     for (int i = 0; i < CASES; i++)
         for (int p = 0; p < PRECISIONS; p++)
-            if (is_chosen(o, &cuda_cases[i]) && wanted[p] &&
+            if (case_is_chosen(&cuda_cases[i], o->cases) && wanted[p] &&
                 sweep(g, o, &cuda_cases[i], (enum precision)p) != 0)
                 return EXIT_FAILURE;
     return EXIT_SUCCESS;

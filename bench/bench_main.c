@@ -196,21 +196,6 @@ static int parse_options(struct options *o, int argc, char **argv)
 
 /* --------------------------------------------------------------------------------------- cases */
 
-static bool is_chosen(const struct options *o, const struct bench_case *c)
-{
-    if (o->cases == NULL)
-        return c->usual;
-    for (const char *text = o->cases; *text != '\0'; text += *text == ',') {
-        char part[64];
-        const size_t length = strcspn(text, ",");
-        snprintf(part, sizeof part, "%.*s", (int)length, text);
-        if (strcmp(part, "all") == 0 || (length > 0 && strstr(c->name, part) != NULL))
-            return true;
-        text += length;
-    }
-    return false;
-}
-
 static void list(const fbn_context *context)
 {
     const char *refusal, *kernel;
@@ -263,7 +248,7 @@ static int run_cases(struct options *o, fbn_context *context)
         return EXIT_FAILURE;
     report_begin(&report, &machine);
     for (int i = 0; i < bench_case_count; i++) {
-        if (!is_chosen(o, &bench_cases[i]))
+        if (!case_is_chosen(&bench_cases[i], o->cases))
             continue;
         chosen++;
         for (int dtype = 0; dtype < DTYPES; dtype++) {

@@ -241,12 +241,7 @@ typedef struct worker {
 static void *work(void *argument_)
 {
     worker *w = argument_;
-    w->status = FBN_OK;
-    for (int run = 0; run < 20 && w->status == FBN_OK; run++) {
-        w->status = trial_forward(&w->t);
-        if (w->status == FBN_OK)
-            w->status = trial_backward(&w->t);
-    }
+    w->status = trial_steps(&w->t, 20);
     return NULL;
 }
 

@@ -252,6 +252,17 @@ fbn_status trial_backward(trial *t)
     return fbn_backward(t->layer, &t->params, &t->backward, &t->grads);
 }
 
+fbn_status trial_steps(trial *t, int count)
+{
+    fbn_status status = FBN_OK;
+    for (int step = 0; step < count && status == FBN_OK; step++) {
+        status = trial_forward(t);
+        if (status == FBN_OK)
+            status = trial_backward(t);
+    }
+    return status;
+}
+
 unsigned char *trial_bytes(trial *t, argument which, size_t *size)
 {
     array *a = &t->a[which];

@@ -66,6 +66,8 @@ void trial_redraw(trial *t, uint64_t seed, reference_depth depth);
 /* Runs the case's forward; puts running statistics and count back to their values first. */
 fbn_status trial_forward(trial *t);
 fbn_status trial_backward(trial *t);
+/* Forward and backward as often as said, or until one fails. */
+fbn_status trial_steps(trial *t, int count);
 
 /* Back to the state before the first call. */
 void trial_reset(trial *t);

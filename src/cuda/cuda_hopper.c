@@ -9,12 +9,6 @@
 
 /* ---- memory ---- */
 
-/* Entries from one row of parts to the next: the copy engine wants multiples of 16 bytes. */
-static int64_t stride_of(int64_t I)
-{
-    return (I + 7) / 8 * 8;
-}
-
 static bool is_float(fbni_hopper_kind kind)
 {
     return kind != FBNI_HOPPER_F16 && kind != FBNI_HOPPER_BF16;
@@ -23,7 +17,7 @@ static bool is_float(fbni_hopper_kind kind)
 fbni_hopper_memory fbni_hopper_memory_of(fbni_hopper_kind kind, int64_t rows, int64_t I,
                                          bool separate)
 {
-    const size_t matrix = (size_t)rows * (size_t)stride_of(I) * 2;
+    const size_t matrix = (size_t)rows * (size_t)fbni_hopper_stride(I) * 2;
     const size_t rescue = matrix * (size_t)fbni_hopper_parts(kind);
     fbni_hopper_memory m = {0};
 
@@ -42,9 +36,10 @@ fbni_hopper_memory fbni_hopper_memory_of(fbni_hopper_kind kind, int64_t rows, in
 
 /* ---- operands ---- */
 
-static fbni_hopper_operand operand_of(fbni_hopper_kind kind, const fbni_hopper_source *s, int64_t I)
+static fbni_hopper_operand operand_of(fbni_hopper_kind kind, const fbni_hopper_source *s, int64_t I,
+                                      bool separate)
 {
-    const fbni_hopper_memory m = fbni_hopper_memory_of(kind, s->rows, I, s->p == NULL);
+    const fbni_hopper_memory m = fbni_hopper_memory_of(kind, s->rows, I, separate);
     const fbni_hopper_operand operand = {
         .rows = s->rows,
         .from = s->p,
@@ -76,28 +71,29 @@ static fbn_status split_operands(fbni_cuda_context *c, const fbni_hopper_split *
     return fbni_cuda_check(c->host, error, "hopper_split");
 }
 
+/* A half operand's copy, which the copy engine can read. */
+static fbn_status copy_half(fbni_cuda_context *c, const fbni_hopper_source *s, int64_t I)
+{
+    return fbni_cuda_check(c->host,
+                           cudaMemcpy2DAsync(s->memory, (size_t)fbni_hopper_stride(I) * 2, s->p,
+                                             (size_t)s->ld * 2, (size_t)I * 2, (size_t)s->rows,
+                                             cudaMemcpyDefault, c->queue.stream),
+                           "an operand's copy");
+}
+
 fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind kind, int64_t I,
                                        const fbni_hopper_source *s, void *control)
 {
-    const fbni_hopper_memory m = fbni_hopper_memory_of(kind, s->rows, I, true);
-    fbni_hopper_split split = {.kind = kind, .I = I, .ld = stride_of(I), .control = control};
-    fbni_hopper_operand *operand = &split.operand[1];
+    fbni_hopper_split split = {
+        .kind = kind, .I = I, .ld = fbni_hopper_stride(I), .control = control};
     cudaError_t error;
 
-    if (!is_float(kind)) {
-        error =
-            cudaMemcpy2DAsync(s->memory + m.parts, (size_t)split.ld * 2, s->p, (size_t)s->ld * 2,
-                              (size_t)I * 2, (size_t)s->rows, cudaMemcpyDefault, c->queue.stream);
-        return fbni_cuda_check(c->host, error, "the weight's copy");
-    }
-    *operand = operand_of(kind, s, I);
-    operand->rescue = (uint16_t *)(void *)(s->memory + m.rescue);
-    operand->parts = (uint16_t *)(void *)(s->memory + m.parts);
-    operand->exponents = (int *)(void *)(s->memory + m.exponents);
-    operand->largest = (unsigned *)(void *)(s->memory + m.largest);
+    if (!is_float(kind))
+        return copy_half(c, s, I);
+    split.operand[1] = operand_of(kind, s, I, true);
     error = cudaMemsetAsync(control, 0, sizeof *split.control, c->queue.stream);
     if (error == cudaSuccess)
-        error = clear_largest(c, operand, I);
+        error = clear_largest(c, &split.operand[1], I);
     if (error == cudaSuccess)
         error = fbni_hopper_split_operands(&c->queue, &split);
     if (error == cudaSuccess) /* any bits but zeros: the other parts too */
@@ -168,14 +164,8 @@ static fbn_status half_operand(fbni_cuda_context *c, const fbni_hopper_source *s
     if (s->p && is_mappable(s->p, s->ld, 2))
         return FBN_OK;
     *p = s->memory;
-    *ld = stride_of(I);
-    if (!s->p)
-        return FBN_OK;
-    return fbni_cuda_check(c->host,
-                           cudaMemcpy2DAsync(s->memory, (size_t)*ld * 2, s->p, (size_t)s->ld * 2,
-                                             (size_t)I * 2, (size_t)s->rows, cudaMemcpyDefault,
-                                             c->queue.stream),
-                           "an operand's copy");
+    *ld = fbni_hopper_stride(I);
+    return s->p ? copy_half(c, s, I) : FBN_OK;
 }
 
 /* ---- the call ---- */
@@ -204,7 +194,7 @@ static fbn_status map_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *
 {
     const fbni_hopper_kind kind = call->kind;
     const int parts = fbni_hopper_parts(kind), w_parts = fbni_hopper_w_parts(kind);
-    const int64_t I = call->I, ld = stride_of(I);
+    const int64_t I = call->I, ld = fbni_hopper_stride(I);
     const fbni_hopper_operand *x = &call->x, *w = &call->w;
 
     if (map_operand(c, &p->x, x->parts, I, x->rows, ld, parts, p->columns / FBNI_HOPPER_CLUSTER) ||
@@ -224,9 +214,9 @@ static fbn_status map_floats(fbni_cuda_context *c, const fbni_hopper_call *call,
     const fbni_hopper_split split = {
         .kind = call->kind,
         .I = call->I,
-        .ld = stride_of(call->I),
-        .operand = {operand_of(call->kind, &call->x, call->I),
-                    operand_of(call->kind, &call->w, call->I)},
+        .ld = fbni_hopper_stride(call->I),
+        .operand = {operand_of(call->kind, &call->x, call->I, call->x.p == NULL),
+                    operand_of(call->kind, &call->w, call->I, call->w.p == NULL)},
         .control = call->control,
     };
     const fbni_hopper_parts_call parts = {

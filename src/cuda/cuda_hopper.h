@@ -34,6 +34,12 @@ fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N
 /* The most tiles along any batch of at most N rows. */
 int64_t fbni_hopper_most_tiles(int64_t N);
 
+/* Entries from one row of parts to the next: the copy engine wants multiples of 16 bytes. */
+static inline int64_t fbni_hopper_stride(int64_t depth)
+{
+    return (depth + 7) / 8 * 8;
+}
+
 /* One operand's memory, in bytes from where it begins: its parts, and for the float kinds exponents
  * and largest entries. separate: the bf16 parts do not share the place of the f16 ones. */
 typedef struct fbni_hopper_memory {

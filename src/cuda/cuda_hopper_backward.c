@@ -51,11 +51,6 @@ const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
 
 /* ---- memory ---- */
 
-static int64_t stride_of(int64_t depth)
-{
-    return (depth + 7) / 8 * 8;
-}
-
 /* One operand: its parts, exponents, and what begins as zeros: largest and maxima. */
 typedef struct layout {
     size_t parts, exponents, zeros, maxima, total;
@@ -65,16 +60,12 @@ static layout layout_of(int parts, int64_t rows, int64_t depth)
 {
     layout l = {0};
 
-    l.parts = fbni_place(&l.total, (size_t)rows * (size_t)stride_of(depth) * 2 * (size_t)parts);
+    l.parts =
+        fbni_place(&l.total, (size_t)rows * (size_t)fbni_hopper_stride(depth) * 2 * (size_t)parts);
     l.exponents = fbni_place(&l.total, (size_t)rows * sizeof(int));
     l.zeros = fbni_place(&l.total, (size_t)depth * sizeof(unsigned));
     l.maxima = fbni_place(&l.total, (size_t)rows * sizeof(unsigned));
     return l;
-}
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
 }
 
 fbni_hopper_backward_memory fbni_hopper_backward_memory_of(fbni_hopper_kind kind, int64_t N,
@@ -82,8 +73,8 @@ fbni_hopper_backward_memory fbni_hopper_backward_memory_of(fbni_hopper_kind kind
 {
     const int x = fbni_hopper_parts(kind), w = fbni_hopper_w_parts(kind);
     const fbni_hopper_backward_memory m = {
-        .du = larger(layout_of(x, N, O).total, layout_of(x, O, N).total),
-        .other = larger(layout_of(w, I, O).total, layout_of(w, I, N).total),
+        .du = fbni_larger(layout_of(x, N, O).total, layout_of(x, O, N).total),
+        .other = fbni_larger(layout_of(w, I, O).total, layout_of(w, I, N).total),
     };
     return m;
 }
@@ -120,7 +111,7 @@ static fbni_hopper_transpose transpose_of(const fbni_hopper_gradients *g, fbn_dt
         .rows = depth,
         .columns = to->rows,
         .ldfrom = ldfrom,
-        .ld = stride_of(depth),
+        .ld = fbni_hopper_stride(depth),
         .from = from,
         .maxima = maxima,
         .parts = to->parts,
@@ -202,7 +193,7 @@ fbn_status fbni_hopper_data_gradient(fbni_cuda_context *c, const fbni_hopper_gra
     fbni_hopper_split split = {
         .kind = g->kind,
         .I = g->O,
-        .ld = stride_of(g->O),
+        .ld = fbni_hopper_stride(g->O),
         .operand = {operand_at(g->parts, &of_du, g->N), {.largest = wt.largest}},
         .control = g->control,
     };

@@ -172,6 +172,10 @@ static inline size_t fbni_place(size_t *total, size_t bytes)
     *total += fbni_align(bytes);
     return at;
 }
+static inline size_t fbni_larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
 /* Parts of du (input_gradient.cu): how many, and the bytes of an element of one. */
 static inline int fbni_parts_count(fbni_cuda_parts parts)
 {

@@ -8,11 +8,6 @@
 
 #include "cuda_hopper.h"
 
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Partial sums of the largest batch; smaller ones have no more chunks. */
 static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_desc *desc,
                             const fbni_cuda_choice *choice)
@@ -67,17 +62,17 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     const size_t all_parts = (size_t)fbni_parts_count(parts) * N * O * fbni_part_element(parts);
     const size_t I = (size_t)desc->in_features;
     const size_t copies = parts == FBNI_CUDA_PARTS_BF16X3 ? 3 * O * I * 2 : 0;
-    size_t matrix = larger(N * O * real, all_parts), inputs = operand_size(desc, choice, N);
-    size_t weights = larger(operand_size(desc, choice, O), copies), du = 0;
+    size_t matrix = fbni_larger(N * O * real, all_parts), inputs = operand_size(desc, choice, N);
+    size_t weights = fbni_larger(operand_size(desc, choice, O), copies), du = 0;
     fbni_hopper_kind kind;
     fbni_cuda_workspace w = {0};
 
     if (fbni_cuda_is_hopper_gradients(choice->row[FBNI_CUDA_GRADIENTS], &kind)) {
         const fbni_hopper_backward_memory m = fbni_hopper_backward_memory_of(
             kind, desc->max_batch, desc->in_features, desc->out_features);
-        matrix = larger(matrix, N * I * real);
-        weights = larger(weights, O * I * real);
-        inputs = larger(inputs, m.other);
+        matrix = fbni_larger(matrix, N * I * real);
+        weights = fbni_larger(weights, O * I * real);
+        inputs = fbni_larger(inputs, m.other);
         du = m.du;
     }
 

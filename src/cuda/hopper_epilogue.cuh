@@ -33,12 +33,6 @@ struct fragment {
     }
 };
 
-/* 2^-e for -127 < e < 127. */
-__device__ inline float scale_of(int e)
-{
-    return __int_as_float((127 - e) << 23);
-}
-
 /* d times 2^-(exponent of its row of w + exponent of its row of x). FAR: in two steps, that together
  * do not leave float's range where the result does not; else one for each is as good. */
 template <bool FAR, int COUNT>
@@ -54,8 +48,8 @@ __device__ inline void unscale_by(float (&d)[COUNT], const int (&of_feature)[2],
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 const int all = of_row + of_feature[h], half = all / 2;
-                d[4 * j + 2 * h + e] *= scale_of(FAR ? half : of_row);
-                d[4 * j + 2 * h + e] *= scale_of(FAR ? all - half : of_feature[h]);
+                d[4 * j + 2 * h + e] *= power_of_two(-(FAR ? half : of_row));
+                d[4 * j + 2 * h + e] *= power_of_two(-(FAR ? all - half : of_feature[h]));
             }
         }
     }

@@ -79,7 +79,7 @@ typedef struct fbni_hopper_control {
 enum { FBNI_HOPPER_DEPTH_MOST = 65536 }; /* I */
 
 typedef struct fbni_hopper_split {
-    fbni_hopper_kind kind;          /* TF32 or FP32 */
+    fbni_hopper_kind kind;          /* TF32, FP32 or HALF */
     int64_t I, ld;                  /* ld: a multiple of 8 */
     fbni_hopper_operand operand[2]; /* split before: from is NULL; not there: largest too */
     fbni_hopper_control *control;

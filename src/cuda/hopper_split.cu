@@ -121,7 +121,7 @@ __device__ void split_rows(const fbni_hopper_operand &o, int64_t I, int64_t ld, 
         if (LANES > 32)
             magnitude = merge_warps<LANES>(magnitude, shared[turn]);
         const int e = exponent_for(magnitude);
-        const float scale = __int_as_float((127 + e) << 23);
+        const float scale = power_of_two(e);
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
             const int64_t column = mine + i * (LANES * VECTOR);
