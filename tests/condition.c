@@ -10,8 +10,10 @@
  * where they are small, up to a factor; reference.c measures the factor. A sum over K terms is
  * charged once, as if summed exactly and rounded: the growth with K belongs to the factor. One term
  * of second order is kept: where a column is nearly constant, the square of the mean's own error is
- * all that its variance loses. And where values underflow, an operation loses up to the smallest
- * number of the type instead of a part of its result (the same book, equation 2.8).
+ * all that its variance loses. And a derivative is the largest over all that its argument may be,
+ * once rounded (condition_reach): gelu is flat at -1e26, but where rounding may have made 1e25 of it
+ * its result is 1e25. Where values underflow, an operation loses up to the smallest number of the
+ * type instead of a part of its result (the same book, equation 2.8).
  */
 #include "oracle.h"
 
@@ -119,24 +121,90 @@ static double times(double p, double c)
     return p == 0 ? 0 : p * c;
 }
 
+/* What an argument may be, and the largest that f is there, if it rises up to `peak` and falls from
+ * there on: f of the point nearest to the peak. */
+typedef struct range {
+    double low, high;
+} range;
+
+static double largest(double (*f)(double), double peak, range a)
+{
+    return f(fmin(fmax(peak, a.low), a.high));
+}
+
+static double logistic(double v)
+{
+    return 1 / (1 + exp(-v));
+}
+
+/* The derivatives of gelu and silu, term by term; their peaks are where v = sqrt(2), and where
+ * v tanh(v / 2) = 2. */
+static double gelu_slope(double v)
+{
+    return normal_distribution(v) + fabs(v) * normal_density(v);
+}
+
+static double silu_slope(double v)
+{
+    double s = logistic(v);
+    return s + fabs(v) * s * (1 - s);
+}
+static const double gelu_peak = 1.4142135623730951, silu_peak = 2.3993572805154668;
+
+/* Their second derivatives, silu's term by term: |2 - v^2| phi has peaks where v is 0 and +-2, the
+ * other where (2 + |v|) tanh(|v| / 2) = 1. */
+static double gelu_curve(double v)
+{
+    return normal_density(v) * fabs(2 - v * v);
+}
+
+static double silu_curve(double v)
+{
+    double s = logistic(v);
+    return s * (1 - s) * (2 + fabs(v));
+}
+
+static double gelu_bend(range a)
+{
+    return fmax(largest(gelu_curve, 0, a),
+                fmax(largest(gelu_curve, 2, a), largest(gelu_curve, -2, a)));
+}
+
+static double silu_bend(range a)
+{
+    const double peak = 0.75931287408124482;
+    return fmax(largest(silu_curve, peak, a), largest(silu_curve, -peak, a));
+}
+
+double condition_reach(const problem *p, double unit)
+{
+    return p->tf32 ? 8 * unit : 128 * unit;
+}
+
+static range around(double v, double radius)
+{
+    return (range){v - radius, v + radius};
+}
+
 static void activate(fbn_activation activation, int64_t o, const long double *v,
-                     const long double *y, const double *cv, double *cy)
+                     const long double *y, double reach, const double *cv, double *cy)
 {
     double mixed = 0, lse = (double)(v[0] - y[0]); /* log_softmax's v - y is the row's lse */
     for (int64_t j = 0; j < o; j++)
         mixed += times((double)(activation == FBN_ACT_LOG_SOFTMAX ? expl(y[j]) : y[j]), cv[j]);
     for (int64_t j = 0; j < o; j++) {
-        double a = (double)v[j], r = fabs((double)y[j]), logistic = 1 / (1 + exp(-a));
+        double r = fabs((double)y[j]);
+        range a = around((double)v[j], reach * cv[j]);
         switch (activation) {
         case FBN_ACT_NONE:
         case FBN_ACT_RELU:
             cy[j] = cv[j];
             break;
         case FBN_ACT_GELU:
-            cy[j] = (normal_distribution(a) + fabs(a) * normal_density(a)) * cv[j] + r;
+            cy[j] = largest(gelu_slope, gelu_peak, a) * cv[j] + r;
             break;
         case FBN_ACT_SILU:
-            cy[j] = (logistic + fabs(a) * logistic * (1 - logistic)) * cv[j] + r;
+            cy[j] = largest(silu_slope, silu_peak, a) * cv[j] + r;
             break;
         case FBN_ACT_SOFTMAX:
             cy[j] = times(r, cv[j] + mixed + 1);
@@ -148,8 +216,8 @@ static void activate(fbn_activation activation, int64_t o, const long double *v,
     }
 }
 
-static void activate_backward(const problem *p, int64_t row, const trace *t, const double *cv,
-                              const double *cy, double *cg)
+static void activate_backward(const problem *p, int64_t row, const trace *t, double reach,
+                              const double *cv, const double *cy, double *cg)
 {
     const double *dy = p->dy + row * p->o;
     const long double *v = t->v + row * p->o, *y = t->out[OUT_Y] + row * p->o;
@@ -161,19 +229,19 @@ static void activate_backward(const problem *p, int64_t row, const trace *t, con
         lost += soft ? fabs(dy[j]) * cy[j] : 0;
     }
     for (int64_t j = 0; j < p->o; j++) {
-        double a = (double)v[j], d = fabs(dy[j]), s = 1 / (1 + exp(-a)), density, e;
+        double a = (double)v[j], d = fabs(dy[j]), s = logistic(a), e;
+        range as = around(a, reach * cv[j]);
         switch (p->activation) {
         case FBN_ACT_NONE:
         case FBN_ACT_RELU: /* inputs.c gives dy = 0 where the side of the kink is uncertain */
             cg[j] = d;
             break;
         case FBN_ACT_GELU:
-            density = normal_density(a);
-            cg[j] = d * (density * fabs(2 - a * a) * cv[j] + normal_distribution(a) +
-                         fabs(a) * density * (1 + a * a));
+            cg[j] = d * (gelu_bend(as) * cv[j] + normal_distribution(a) +
+                         fabs(a) * normal_density(a) * (1 + a * a));
             break;
         case FBN_ACT_SILU:
-            cg[j] = d * (s * (1 - s) * (2 + fabs(a)) * cv[j] + s * (1 + fabs(a)));
+            cg[j] = d * (silu_bend(as) * cv[j] + s * (1 + fabs(a)));
             break;
         case FBN_ACT_SOFTMAX:
             cg[j] = cy[j] * fabs(dy[j] - sum) + (double)y[j] * (d + size + lost);
@@ -226,11 +294,12 @@ static void feature_backward(const problem *p, const trace *t, int64_t j, condit
     condition[OUT_DBIAS][j] = dbias;
 }
 
-static void backward(const problem *p, const trace *t, double underflow, conditions *c,
-                     double *condition[OUTPUTS])
+static void backward(const problem *p, const trace *t, double reach, double underflow,
+                     conditions *c, double *condition[OUTPUTS])
 {
     for (int64_t n = 0; n < p->n; n++)
-        activate_backward(p, n, t, c->v + n * p->o, condition[OUT_Y] + n * p->o, c->g + n * p->o);
+        activate_backward(p, n, t, reach, c->v + n * p->o, condition[OUT_Y] + n * p->o,
+                          c->g + n * p->o);
     for (int64_t e = 0; e < p->n * p->o; e++)
         c->g[e] += underflow;
     for (int64_t j = 0; j < p->o; j++)
@@ -251,7 +320,7 @@ void condition_compute(const problem *p, const trace *exact, double unit, double
                        bool wants_backward, double *condition[OUTPUTS])
 {
     int64_t no = p->n * p->o, o = p->o;
-    double underflow = least / unit;
+    double underflow = least / unit, reach = condition_reach(p, unit);
     conditions c = {values(no), values(no), values(no), values(no), values(o),
                     values(o),  values(no), values(no), values(no)};
     for (int k = 0; k < OUTPUTS; k++)
@@ -263,10 +332,10 @@ void condition_compute(const problem *p, const trace *exact, double unit, double
         normalise(p, exact, j, &c);
     }
     for (int64_t n = 0; n < p->n; n++)
-        activate(p->activation, o, exact->v + n * o, exact->out[OUT_Y] + n * o, c.v + n * o,
+        activate(p->activation, o, exact->v + n * o, exact->out[OUT_Y] + n * o, reach, c.v + n * o,
                  condition[OUT_Y] + n * o);
     if (wants_backward)
-        backward(p, exact, underflow, &c, condition);
+        backward(p, exact, reach, underflow, &c, condition);
 
     free(c.u), free(c.z), free(c.zhat), free(c.v), free(c.mean);
     free(c.rstd), free(c.g), free(c.dzhat), free(c.du);

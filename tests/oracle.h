@@ -77,6 +77,11 @@ void oracle_backward(real_kind kind, const problem *p, trace *t); /* after the f
 /* The momentum of this call and the count after it. */
 double oracle_momentum(const problem *p, int64_t *batches_after);
 
+/* How far rounding is expected to move a value at most, in units of its condition: where more than
+ * that is left to 0, the sign of v is sure. A sum's K terms give 128 units, products in TF32 eight
+ * of theirs. */
+double condition_reach(const problem *p, double unit);
+
 /* How far rounding can move each output, in units of the unit roundoff, to first order: see
  * condition.c. exact: forward (and backward, if `backward`) of p. unit: the unit roundoff;
  * least: the smallest positive number. condition[k]: size[k] entries. */

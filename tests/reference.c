@@ -70,8 +70,8 @@ static void raise_factors(const trace *exact, const trace *naive, double *const 
 static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, inputs *in,
                       trace **exact, double *condition[OUTPUTS], double factor[OUTPUTS])
 {
-    bool tf32 = c->math == FBN_MATH_TF32;
-    double unit = tf32 ? 0x1p-11 : (double)format_ulp(format_param(c->dtype), 1) / 2;
+    double unit =
+        c->math == FBN_MATH_TF32 ? 0x1p-11 : (double)format_ulp(format_param(c->dtype), 1) / 2;
     double least = (double)format_ulp(format_param(c->dtype), 0);
     inputs_draw(in, c, seed);
     problem p = inputs_problem(c, in);
@@ -91,7 +91,7 @@ static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, 
     if (depth == UP_TO_FORWARD || c->activation == FBN_ACT_RELU)
         condition_compute(&p, *exact, unit, least, false, condition);
     if (depth == UP_TO_BACKWARD) {
-        avoid_kink(c, in, *exact, tf32 ? 8 * unit : 128 * unit, condition);
+        avoid_kink(c, in, *exact, condition_reach(&p, unit), condition);
         oracle_backward(wide_precision(c), &p, *exact);
         oracle_backward(own_precision(c), &p, naive);
         condition_compute(&p, *exact, unit, least, true, condition);
