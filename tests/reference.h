@@ -19,8 +19,9 @@
  * A product that splits floats into two f16 parts (fbn_layer_describe names it: f16x3) leaves out what
  * their small parts give with each other, up to a unit of roundoff of each term, which the naive
  * product of numbers with few digits does not lose: its factor is at least one unit too. And its
- * infinities may become NaNs (times the two parts of a number, of opposite signs): NaN is accepted
- * in y where u is not finite, or one in the row where the activation is over rows.
+ * infinities may become NaNs (times the two parts of a number, of opposite signs): what follows from
+ * that is accepted in y and the gradients where an infinity of u reaches, with an activation over
+ * rows all of its row.
  * In FBN_MATH_TF32 the naive computation rounds the products' operands to TF32.
  * A tensor of few entries may come out exact by luck: its factor is then taken over further draws
  * of the same case too, until enough entries have been seen.
