@@ -66,6 +66,19 @@ static void raise_factors(const trace *exact, const trace *naive, double *const 
     }
 }
 
+/* Raises the factors to what the naive computation in the case's precision loses. */
+static void raise_by_naive(const test_case *c, const problem *p, reference_depth depth,
+                           const trace *exact, double *const condition[OUTPUTS],
+                           double factor[OUTPUTS])
+{
+    trace *naive = trace_create(p);
+    oracle_forward(own_precision(c), p, naive);
+    if (depth == UP_TO_BACKWARD)
+        oracle_backward(own_precision(c), p, naive);
+    raise_factors(exact, naive, condition, factor);
+    trace_destroy(naive);
+}
+
 /* One draw: the exact results, their conditions, and the naive computation's share of them. */
 static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, inputs *in,
                       trace **exact, double *condition[OUTPUTS], double factor[OUTPUTS])
@@ -76,28 +89,26 @@ static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, 
     inputs_draw(in, c, seed);
     problem p = inputs_problem(c, in);
     *exact = trace_create(&p);
-    trace *naive = trace_create(&p);
     allocate_condition(*exact, condition);
     if (c->dtype == FBN_BF16 || c->dtype == FBN_F16)
         for (int k = 0; k < OUTPUTS; k++)
             factor[k] = fmax(factor[k], unit);
-    if (depth == NUMBERS_ONLY) {
-        trace_destroy(naive);
+    if (depth == NUMBERS_ONLY)
         return;
-    }
 
     oracle_forward(wide_precision(c), &p, *exact);
-    oracle_forward(own_precision(c), &p, naive);
     if (depth == UP_TO_FORWARD || c->activation == FBN_ACT_RELU)
         condition_compute(&p, *exact, unit, least, false, condition);
     if (depth == UP_TO_BACKWARD) {
         avoid_kink(c, in, *exact, condition_reach(&p, unit), condition);
         oracle_backward(wide_precision(c), &p, *exact);
-        oracle_backward(own_precision(c), &p, naive);
         condition_compute(&p, *exact, unit, least, true, condition);
     }
-    raise_factors(*exact, naive, condition, factor);
-    trace_destroy(naive);
+    raise_by_naive(c, &p, depth, *exact, condition, factor);
+    if (p.tf32) {
+        p.tf32 = false;
+        raise_by_naive(c, &p, depth, *exact, condition, factor);
+    }
 }
 
 static reference *create(const test_case *c, uint64_t seed, reference_depth depth)

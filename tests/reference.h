@@ -22,7 +22,8 @@
  * infinities may become NaNs (times the two parts of a number, of opposite signs): what follows from
  * that is accepted in y and the gradients where an infinity of u reaches, with an activation over
  * rows all of its row.
- * In FBN_MATH_TF32 the naive computation rounds the products' operands to TF32.
+ * In FBN_MATH_TF32 the naive computation rounds the products' operands to TF32, or none: what loses
+ * more counts, since TF32 is allowed and not asked for (and hides what float rounds).
  * A tensor of few entries may come out exact by luck: its factor is then taken over further draws
  * of the same case too, until enough entries have been seen.
  */
