@@ -242,6 +242,17 @@ static size_t blas_workspace_size(int capability)
     return (size_t)(capability >= 90 ? 32 : 4) << 20;
 }
 
+/* Where cuBLAS divides a sum among blocks, the parts stay in the type that they are added up in: by
+ * default it may round each to the result's, bf16. */
+static fbn_status create_handle(fbni_cuda_context *c)
+{
+    cublasStatus_t status = cublasCreate(&c->blas);
+
+    if (status == CUBLAS_STATUS_SUCCESS)
+        status = cublasSetMathMode(c->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
+    return fbni_cuda_check_blas(c->host, status, "cublasCreate, cublasSetMathMode");
+}
+
 static fbn_status create_blas(fbni_cuda_context *c)
 {
     fbn_status status;
@@ -249,7 +260,7 @@ static fbn_status create_blas(fbni_cuda_context *c)
     c->blas_workspace_size = blas_workspace_size(c->capability);
     status = fbni_cuda_memory_take(c, c->blas_workspace_size, &c->blas_workspace);
     if (status == FBN_OK)
-        status = fbni_cuda_check_blas(c->host, cublasCreate(&c->blas), "cublasCreate");
+        status = create_handle(c);
     if (status == FBN_OK)
         status = point_blas(c, c->queue.stream);
     return status;

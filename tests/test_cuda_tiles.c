@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Shapes that the ordinary tables do not reach. More tiles than an H200 has pairs of multiprocessors:
+ * there a block of the Hopper product does several one after the other, its barriers, buffers and
+ * stores in flight from one to the next. And gradients of few features summed over many: there
+ * cuBLAS divides a sum among blocks. Short sums elsewhere keep the reference cheap.
+ */
+#include "cuda_driver.h"
+#include "trial.h"
+
+#include <string.h>
+
+static case_table table;
+
+/* Tiles of 256 features (a pair) and of 128 to 256 rows; 66 pairs of blocks. */
+static const struct {
+    int64_t n, i, o;
+    fbn_activation activation;
+} shapes[] = {
+    {20011, 3, 41, FBN_ACT_SILU},  /* y's rows are not multiples of 16 bytes: no copy engine */
+    {3001, 2, 1304, FBN_ACT_RELU}, /* six pairs, in bands of four and of two */
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static bool is_concerned(const char *row)
+{
+    return strstr(row, "_sm90") || strstr(row, "gradients") || strcmp(row, "train_epilogue") == 0;
+}
+
+static void add_row(const kernel_row *row, bool training)
+{
+    for (int dtype = 0; dtype < 4; dtype++) {
+        bool serves = row->serves[dtype] && dtype != FBN_F64; /* which takes no part in either */
+        for (int k = 0; serves && k < SHAPES; k++) {
+            test_case c = case_default(training);
+            c.kernel = row->name;
+            c.dtype = (fbn_dtype)dtype;
+            c.math = dtype == FBN_F32 && row->tf32 ? FBN_MATH_TF32 : FBN_MATH_FP32;
+            c.n = shapes[k].n, c.i = shapes[k].i, c.o = shapes[k].o;
+            c.activation = shapes[k].activation;
+            c.bias = c.gamma = c.beta = true;
+            c.batch_stats = training;
+            table_add(&table, &c);
+        }
+    }
+}
+
+START_TEST(test_tiles)
+{
+    trial t;
+    char name[CASE_NAME_SIZE];
+    harness_enter(case_name(&table.cases[_i], name, sizeof name));
+    trial_create(&t, &table.cases[_i], harness_seed(), NULL, true);
+    HARNESS_OK(trial_forward(&t));
+    trial_check_forward(&t);
+    HARNESS_OK(trial_backward(&t));
+    trial_check_backward(&t);
+    trial_destroy(&t);
+}
+END_TEST
+
+static void add(Suite *suite)
+{
+    size_t count;
+    const kernel_row *rows = harness_rows(&count);
+    for (size_t r = 0; r < count; r++)
+        for (int training = 0; training < 2 && is_concerned(rows[r].name); training++)
+            add_row(&rows[r], training);
+    harness_finish(&table);
+    harness_add(suite, "tiles", test_tiles, table.count);
+}
+
+int main(void)
+{
+    int status = cuda_main("test_cuda_tiles", add);
+    table_clear(&table);
+    return status;
+}
