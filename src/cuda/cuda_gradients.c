@@ -130,7 +130,8 @@ static bool at_once(const fbni_cuda_backward_job *job, fbni_cuda_parts parts)
 }
 
 /* dx = [low middle high] [W; W; W], one product that rounds once. The copies of W lie where dW will
- * be before its rounding. */
+ * be before its rounding. What is added to dx is not cuBLAS's to add: some of its kernels round the
+ * product before. */
 static fbn_status bf16_dx(const fbni_cuda_backward_job *job)
 {
     const int parts = fbni_parts_count(FBNI_CUDA_PARTS_BF16X3);
@@ -147,9 +148,16 @@ static fbn_status bf16_dx(const fbni_cuda_backward_job *job)
     fbni_product p =
         product_dx(job, FBN_BF16, job->input.du, copies, job->I, job->grads->dx, job->grads->lddx);
     p.depth = parts * job->O;
-    p.narrow = true;
-    p.accumulate = job->accumulate_dx;
-    return fbni_cuda_multiply(job->context, &p);
+    p.narrow = !job->accumulate_dx;
+    if (job->accumulate_dx) {
+        p.c = job->inputs;
+        p.ldc = job->I;
+    }
+    fbn_status status = fbni_cuda_multiply(job->context, &p);
+    if (status == FBN_OK && job->accumulate_dx)
+        status =
+            from_float(job, FBN_BF16, job->inputs, job->N, job->grads->dx, job->grads->lddx, true);
+    return status;
 }
 
 /* dx in float, then rounded. */
