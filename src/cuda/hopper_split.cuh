@@ -16,7 +16,9 @@
  * largest). f16 will do where the first is at most 2^-24 of the second. (A bound of the worst case by
  * an estimate of the usual one; for f16's hi alone, with errors of 2^-11 relative or 2^-39 of the
  * largest, it is 2^-12. A half type is hi alone, with all of its bits down to 2^-31, bf16, or 2^-28,
- * f16, of the largest.)
+ * f16, of the largest.) And a row of x, which activations have made, may have zeros where W is
+ * large: the same must hold for each column alone, which is for W_k of 2^-12 or more; of 2^-24 where
+ * W is hi alone.
  */
 #ifndef FBNI_CUDA_HOPPER_SPLIT_CUH
 #define FBNI_CUDA_HOPPER_SPLIT_CUH
@@ -68,6 +70,12 @@ __device__ inline uint16_t truncate(float *rest)
     return (uint16_t)((unsigned)bits >> 16);
 }
 
+/* Whether f16 loses what a row of x needs that has one column alone, largest entries x and w. */
+__device__ inline bool loses_alone(fbni_hopper_kind kind, float x, float w)
+{
+    return x > 0 && w > 0 && w < (kind == FBNI_HOPPER_FP32 ? 0x1p-12f : 0x1p-24f);
+}
+
 /* Whether the f16 parts lose what the product needs, by the largest entries of the columns of both
  * operands: a whole block, after all of them are there. */
 template <int BLOCK>
@@ -80,7 +88,7 @@ __device__ inline void judge(fbni_hopper_kind kind, int64_t I, const unsigned *o
     for (int64_t k = threadIdx.x; k < I; k += BLOCK) {
         const float x = __half2float(__ushort_as_half((unsigned short)__ldcg(&of_x[k]))) * 0x1p-15f;
         const float w = __half2float(__ushort_as_half((unsigned short)__ldcg(&of_w[k]))) * 0x1p-15f;
-        sum += x + w;
+        sum += loses_alone(kind, x, w) ? __int_as_float(0x7f800000) : x + w;
         squares += (x * w) * (x * w);
     }
     sum = block_reduce(sum, shared[0], add_up());
