@@ -28,7 +28,7 @@ fbni_hopper_memory fbni_hopper_memory_of(fbni_hopper_kind kind, int64_t rows, in
     m.parts = fbni_place(&m.total, separate ? matrix * (kind == FBNI_HOPPER_FP32 ? 2 : 1) : rescue);
     m.rescue = separate ? fbni_place(&m.total, rescue) : m.parts;
     m.exponents = fbni_place(&m.total, (size_t)rows * sizeof(int));
-    m.largest = fbni_place(&m.total, (size_t)I * sizeof(unsigned));
+    m.largest = fbni_place(&m.total, (size_t)fbni_hopper_stride(I) * sizeof(unsigned));
     return m;
 }
 
@@ -52,20 +52,10 @@ static fbni_hopper_operand operand_of(fbni_hopper_kind kind, const fbni_hopper_s
     return operand;
 }
 
-static cudaError_t clear_largest(fbni_cuda_context *c, const fbni_hopper_operand *o, int64_t I)
-{
-    return o->from ? cudaMemsetAsync(o->largest, 0, (size_t)I * sizeof(unsigned), c->queue.stream)
-                   : cudaSuccess;
-}
-
 static fbn_status split_operands(fbni_cuda_context *c, const fbni_hopper_split *split)
 {
-    cudaError_t error = cudaMemsetAsync(split->control, 0, sizeof *split->control, c->queue.stream);
+    cudaError_t error = fbni_hopper_split_operands(&c->queue, split);
 
-    for (int i = 0; i < 2 && error == cudaSuccess; i++)
-        error = clear_largest(c, &split->operand[i], split->I);
-    if (error == cudaSuccess)
-        error = fbni_hopper_split_operands(&c->queue, split);
     if (error == cudaSuccess)
         error = fbni_hopper_rescue_operands(&c->queue, split);
     return fbni_cuda_check(c->host, error, "hopper_split");
@@ -82,25 +72,14 @@ static fbn_status copy_half(fbni_cuda_context *c, const fbni_hopper_source *s, i
 }
 
 fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind kind, int64_t I,
-                                       const fbni_hopper_source *s, void *control)
+                                       const fbni_hopper_source *s)
 {
-    fbni_hopper_split split = {
-        .kind = kind, .I = I, .ld = fbni_hopper_stride(I), .control = control};
-    cudaError_t error;
+    fbni_hopper_split split = {.kind = kind, .I = I, .ld = fbni_hopper_stride(I)};
 
     if (!is_float(kind))
         return copy_half(c, s, I);
     split.operand[1] = operand_of(kind, s, I, true);
-    error = cudaMemsetAsync(control, 0, sizeof *split.control, c->queue.stream);
-    if (error == cudaSuccess)
-        error = clear_largest(c, &split.operand[1], I);
-    if (error == cudaSuccess)
-        error = fbni_hopper_split_operands(&c->queue, &split);
-    if (error == cudaSuccess) /* any bits but zeros: the other parts too */
-        error = cudaMemsetAsync(control, 1, sizeof *split.control, c->queue.stream);
-    if (error == cudaSuccess)
-        error = fbni_hopper_rescue_operands(&c->queue, &split);
-    return fbni_cuda_check(c->host, error, "hopper_split");
+    return split_operands(c, &split);
 }
 
 fbn_status fbni_hopper_allow(fbni_cuda_context *c, fbni_hopper_kind kind)
@@ -285,9 +264,9 @@ fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call
 #else
 
 fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind kind, int64_t I,
-                                       const fbni_hopper_source *s, void *control)
+                                       const fbni_hopper_source *s)
 {
-    (void)kind, (void)I, (void)s, (void)control;
+    (void)kind, (void)I, (void)s;
     return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
 }
 

@@ -84,7 +84,7 @@ typedef struct fbni_hopper_parts_call {
 fbn_status fbni_hopper_call_parts(fbni_cuda_context *context, const fbni_hopper_parts_call *call);
 /* Both kinds of parts of an operand, for good. */
 fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *context, fbni_hopper_kind kind, int64_t I,
-                                       const fbni_hopper_source *source, void *control);
+                                       const fbni_hopper_source *source);
 
 /* ---- the backward's products (cuda_hopper_backward.c) ---- */
 

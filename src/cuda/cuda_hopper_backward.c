@@ -143,11 +143,8 @@ static fbn_status multiply(fbni_cuda_context *c, const fbni_hopper_gradients *g,
 static cudaError_t transpose_other(fbni_cuda_context *c, const fbni_hopper_gradients *g,
                                    const fbni_hopper_transpose *t, const layout *l)
 {
-    cudaError_t error =
-        cudaMemsetAsync(g->control, 0, sizeof(fbni_hopper_control), c->queue.stream);
+    cudaError_t error = clear(c, g->other, l);
 
-    if (error == cudaSuccess)
-        error = clear(c, g->other, l);
     if (error == cudaSuccess)
         error = fbni_hopper_column_maxima(&c->queue, t);
     if (error == cudaSuccess)
@@ -165,14 +162,21 @@ fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *c, const fbni_hopper_g
     fbni_hopper_transpose first =
         transpose_of(g, g->dtype, g->N, x, ldx, &xt, (unsigned *)(void *)(g->other + of_x.maxima));
     fbni_hopper_transpose second = transpose_of(g, FBN_F32, g->N, g->du, g->O, &du, g->maxima);
+    const fbni_hopper_judgement judgement = {
+        .kind = g->kind,
+        .ld = fbni_hopper_stride(g->N),
+        .of = {{.largest = du.largest}, {.largest = xt.largest}},
+        .control = g->control,
+    };
     cudaError_t error = transpose_other(c, g, &first, &of_x);
 
     second.column_scales = g->alpha;
-    second.other = xt.largest;
     if (error == cudaSuccess)
         error = clear(c, g->parts, &of_du);
     if (error == cudaSuccess)
         error = fbni_hopper_transpose_operand(&c->queue, &second);
+    if (error == cudaSuccess)
+        error = fbni_hopper_judge(&c->queue, &judgement);
     if (error == cudaSuccess)
         error = fbni_hopper_transpose_rescue(&c->queue, &first);
     if (error == cudaSuccess)

@@ -42,7 +42,7 @@ static const struct speed {
     [FBNI_HOPPER_TF32] = {0.74, 6, 390}, [FBNI_HOPPER_FP32] = {1.75, 8, 48},
     [FBNI_HOPPER_HALF] = {1.4, 0, 0}, /* backward alone */
 };
-static const double tile_start = 5, split_start = 12, blas_start = 6, bandwidth = 3.3e6;
+static const double tile_start = 5, split_start = 5, blas_start = 6, bandwidth = 3.3e6;
 
 double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
                         int64_t I, int64_t O)

@@ -62,7 +62,7 @@ static fbn_status copy_weight(const cuda_prepared *p, const fbn_params *params)
 
     if (p->split) {
         const fbni_hopper_source source = {params->weight, O, params->ldw, p->memory};
-        return fbni_hopper_prepare_operand(c, p->kind, I, &source, p->affine.alpha);
+        return fbni_hopper_prepare_operand(c, p->kind, I, &source);
     }
     if (p->converts)
         error = fbni_cuda_to_float(&c->queue, p->desc.dtype, O, I, params->weight, params->ldw,

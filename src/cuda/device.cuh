@@ -347,8 +347,24 @@ inline cudaError_t launch(void (*kernel)(PARAMS...), dim3 grid, dim3 block, cuda
     return launch_shared(kernel, grid, block, stream, 0, args...);
 }
 
-/* Its blocks may be started when the last ones of the kernel before are: the kernel waits itself
- * (cudaGridDependencySynchronize) before it touches anything. */
+/* Before a kernel that was launched ahead touches anything: the kernels before it are done. */
+__device__ inline void wait_for_kernels()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
+
+/* The next kernel may be launched ahead as soon as all blocks have been here. */
+__device__ inline void let_kernels_ahead()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+/* Its blocks may be started before the kernel before is done: the kernel waits itself
+ * (wait_for_kernels). */
 template <typename... PARAMS, typename... ARGS>
 inline cudaError_t launch_ahead(void (*kernel)(PARAMS...), dim3 grid, dim3 block,
                                 const fbni_cuda_queue *queue, size_t shared, ARGS... args)

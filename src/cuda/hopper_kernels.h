@@ -56,6 +56,33 @@ cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper
 /* The tiles that a kind is compiled for: their columns for index = 0, 1, ...; 0 after the last. */
 int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index);
 
+/* ---- whether f16 will do (hopper_judge.cu) ---- */
+
+/* Blocks of the judge at most, and the columns that one takes together. */
+enum { FBNI_HOPPER_JUDGES = 128, FBNI_HOPPER_JUDGED = 64 };
+
+typedef struct fbni_hopper_control {
+    float sums[FBNI_HOPPER_JUDGES][2]; /* by the judge's blocks */
+    int rescue;                        /* the verdict: f16 loses what the product needs */
+} fbni_hopper_control;
+
+/* The largest entries of an operand's columns as f16 has them: the largest of `count` rows, ld apart;
+ * count 0: they are in `largest` already (or, NULL, not there). */
+typedef struct fbni_hopper_columns {
+    unsigned *largest; /* ld */
+    const uint16_t *rows;
+    int count;
+} fbni_hopper_columns;
+typedef struct fbni_hopper_judgement {
+    fbni_hopper_kind kind;
+    int64_t ld; /* columns, up to a multiple of 8; those that are not there have zeros */
+    fbni_hopper_columns of[2];    /* x, w */
+    fbni_hopper_control *control; /* or NULL: largest alone */
+} fbni_hopper_judgement;
+
+/* What the verdict is made of; who needs it (a rescue) adds that up. */
+cudaError_t fbni_hopper_judge(const fbni_cuda_queue *queue, const fbni_hopper_judgement *j);
+
 /* ---- operands in parts (hopper_split.cu) ---- */
 
 /* A float matrix and its parts: parts[p][row][k], 16-bit entries, rows `ld` entries apart. */
@@ -63,18 +90,11 @@ typedef struct fbni_hopper_operand {
     int64_t rows;
     const float *from; /* [rows, I] */
     int64_t ldfrom;
-    uint16_t *parts;  /* of f16 */
-    uint16_t *rescue; /* of bf16; may be the same place */
-    int *exponents;   /* rows */
-    unsigned
-        *largest; /* I: the largest entry of each column as f16 has it, bits; begins as zeros */
+    uint16_t *parts;   /* of f16 */
+    uint16_t *rescue;  /* of bf16; may be the same place; the last part holds notes before */
+    int *exponents;    /* rows */
+    unsigned *largest; /* ld: the largest entry of each column as f16 has it, bits */
 } fbni_hopper_operand;
-
-/* Zeros before the split begins. */
-typedef struct fbni_hopper_control {
-    unsigned done; /* blocks that have finished */
-    int rescue;    /* written: f16 loses what the product needs */
-} fbni_hopper_control;
 
 enum { FBNI_HOPPER_DEPTH_MOST = 65536 }; /* I */
 
@@ -82,15 +102,15 @@ typedef struct fbni_hopper_split {
     fbni_hopper_kind kind;          /* TF32, FP32 or HALF */
     int64_t I, ld;                  /* ld: a multiple of 8 */
     fbni_hopper_operand operand[2]; /* split before: from is NULL; not there: largest too */
-    fbni_hopper_control *control;
+    fbni_hopper_control *control;   /* NULL: no verdict, and the rescue comes always */
 } fbni_hopper_split;
 
 /* Once for each device, before the first launch. */
 cudaError_t fbni_hopper_allow_split(void);
-/* The f16 parts of both operands, and whether they will do. */
+/* The f16 parts of both operands, and what the verdict is made of. */
 cudaError_t fbni_hopper_split_operands(const fbni_cuda_queue *queue,
                                        const fbni_hopper_split *split);
-/* Where they will not, the bf16 parts in their place; else nothing. */
+/* The verdict; and where f16 will not do, the bf16 parts in its place. */
 cudaError_t fbni_hopper_rescue_operands(const fbni_cuda_queue *queue,
                                         const fbni_hopper_split *split);
 /* Parts of x of this kind, as many as its rescue has. */
@@ -120,17 +140,16 @@ typedef struct fbni_hopper_transpose {
     uint16_t *parts;            /* of f16 */
     uint16_t *rescue;           /* of bf16; may be the same place */
     int *exponents;             /* columns */
-    unsigned *largest;          /* rows: the largest entry of each as f16 has it; begins as zeros */
-    const unsigned *other;      /* the other operand's, where this one is the later; or NULL */
+    unsigned *largest; /* ld: the largest entry of each row as f16 has it; begins as zeros */
     fbni_hopper_control *control;
 } fbni_hopper_transpose;
 
 /* maxima, which begin as zeros. */
 cudaError_t fbni_hopper_column_maxima(const fbni_cuda_queue *queue, const fbni_hopper_transpose *t);
-/* The f16 parts, and where there is an other, whether both will do. */
+/* The f16 parts. */
 cudaError_t fbni_hopper_transpose_operand(const fbni_cuda_queue *queue,
                                           const fbni_hopper_transpose *t);
-/* Where they will not, the bf16 parts in their place; else nothing. */
+/* The verdict; and where f16 will not do, the bf16 parts in its place. */
 cudaError_t fbni_hopper_transpose_rescue(const fbni_cuda_queue *queue,
                                          const fbni_hopper_transpose *t);
 

@@ -134,6 +134,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     __syncthreads();
     cluster_arrive();
     cluster_wait();
+    wait_for_kernels();
     const bool rescue = RESCUE > 0 && *a.rescue != 0;
 
     if (threadIdx.x < GROUP) {
@@ -228,6 +229,6 @@ cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper
     a.frozen = p->frozen;
     a.finish = p->finish;
     const int64_t clusters = least((int64_t)a.pairs * a.tiles, queue->processors / CLUSTER);
-    return launch_shared(v->function, (unsigned)(clusters * CLUSTER), THREADS, queue->stream,
-                         (size_t)v->shared, p->w, p->x, p->w_rescue, p->result, a);
+    return launch_ahead(v->function, (unsigned)(clusters * CLUSTER), THREADS, queue,
+                        (size_t)v->shared, p->w, p->x, p->w_rescue, p->result, a);
 }

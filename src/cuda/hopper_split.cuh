@@ -57,6 +57,26 @@ __device__ inline void split_entry(float scaled, uint16_t *hi, uint16_t *lo)
     }
 }
 
+__device__ inline __half2 and_pair(__half2 v, unsigned mask)
+{
+    unsigned bits;
+    memcpy(&bits, &v, sizeof bits);
+    bits &= mask;
+    memcpy(&v, &bits, sizeof bits);
+    return v;
+}
+
+/* The same of two entries. */
+template <bool LOW>
+__device__ inline void split_pair(float a, float b, __half2 *hi, __half2 *lo)
+{
+    *hi = __floats2half2_rn(a, b);
+    if (LOW) {
+        const __half2 rest = __floats2half2_rn(a - __low2float(*hi), b - __high2float(*hi));
+        *lo = and_pair(rest, __heq2_mask(rest, rest)); /* of infinities and NaNs: 0 */
+    }
+}
+
 /* What truncation to bf16 leaves in place: the rest is exact. */
 __device__ inline uint16_t truncate(float *rest)
 {
@@ -70,32 +90,65 @@ __device__ inline uint16_t truncate(float *rest)
     return (uint16_t)((unsigned)bits >> 16);
 }
 
-/* Whether f16 loses what a row of x needs that has one column alone, largest entries x and w. */
-__device__ inline bool loses_alone(fbni_hopper_kind kind, float x, float w)
+/* ---- 8 entries of f16 ---- */
+
+struct vector16 {
+    __half2 pair[4];
+};
+
+__device__ inline vector16 load_vector16(const uint16_t *from)
 {
-    return x > 0 && w > 0 && w < (kind == FBNI_HOPPER_FP32 ? 0x1p-12f : 0x1p-24f);
+    const uint4 w = *(const uint4 *)(const void *)from;
+    vector16 v;
+    memcpy(&v, &w, sizeof v);
+    return v;
 }
 
-/* Whether the f16 parts lose what the product needs, by the largest entries of the columns of both
- * operands: a whole block, after all of them are there. */
-template <int BLOCK>
-__device__ inline void judge(fbni_hopper_kind kind, int64_t I, const unsigned *of_x,
-                             const unsigned *of_w, fbni_hopper_control *control)
+__device__ inline void store_vector16(uint16_t *to, const vector16 &v)
 {
-    __shared__ float shared[2][BLOCK / 32];
+    uint4 w;
+    memcpy(&w, &v, sizeof w);
+    *(uint4 *)(void *)to = w;
+}
+
+__device__ inline vector16 largest_of(const vector16 &a, const vector16 &b)
+{
+    vector16 most;
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        most.pair[k] = __hmax2(a.pair[k], b.pair[k]);
+    return most;
+}
+
+/* ---- the judge ---- */
+
+/* Its blocks. */
+__host__ __device__ inline int judges_of(int64_t ld)
+{
+    const int64_t blocks = (ld + FBNI_HOPPER_JUDGED - 1) / FBNI_HOPPER_JUDGED;
+    return blocks < FBNI_HOPPER_JUDGES ? (int)blocks : FBNI_HOPPER_JUDGES;
+}
+
+/* Whether the f16 parts lose what the product needs, by the judges' sums: a whole warp. */
+__device__ inline bool needs_rescue(fbni_hopper_kind kind, int64_t ld, fbni_hopper_control *control)
+{
+    const float most = kind == FBNI_HOPPER_TF32 ? 0x1p-12f : 0x1p-24f;
     float sum = 0, squares = 0;
 
-    for (int64_t k = threadIdx.x; k < I; k += BLOCK) {
-        const float x = __half2float(__ushort_as_half((unsigned short)__ldcg(&of_x[k]))) * 0x1p-15f;
-        const float w = __half2float(__ushort_as_half((unsigned short)__ldcg(&of_w[k]))) * 0x1p-15f;
-        sum += loses_alone(kind, x, w) ? __int_as_float(0x7f800000) : x + w;
-        squares += (x * w) * (x * w);
+#pragma unroll
+    for (int i = 0; i < FBNI_HOPPER_JUDGES / 32; i++) {
+        const int judge = (int)threadIdx.x % 32 + i * 32;
+        if (judge < judges_of(ld)) {
+            sum += control->sums[judge][0];
+            squares += control->sums[judge][1];
+        }
     }
-    sum = block_reduce(sum, shared[0], add_up());
-    squares = block_reduce(squares, shared[1], add_up());
-    const float most = kind == FBNI_HOPPER_TF32 ? 0x1p-12f : 0x1p-24f;
-    if (threadIdx.x == 0)
-        control->rescue = 0x1p-40f * sum > most * (sqrtf(squares) / 16);
+    sum = warp_reduce(sum, add_up());
+    squares = warp_reduce(squares, add_up());
+    const bool rescue = 0x1p-40f * sum > most * (sqrtf(squares) / 16);
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        control->rescue = rescue;
+    return rescue;
 }
 
 } // namespace fbni

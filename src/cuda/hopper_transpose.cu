@@ -210,25 +210,13 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS)
     hopper_transpose(fbni_hopper_transpose t, bool wide)
 {
     __shared__ uint32_t shared[PARTS][SIDE * STRIDE];
-    __shared__ bool last;
     const int64_t across = (t.columns + SIDE - 1) / SIDE, down = (t.rows + SIDE - 1) / SIDE;
 
-    if (OF == parts_of::BF16 && *(volatile int *)&t.control->rescue == 0)
+    if (OF == parts_of::BF16 && !needs_rescue(t.kind, t.ld, t.control))
         return;
     for (int64_t tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
         transpose_tile<T, OF, PARTS>(t, tile / across * SIDE, tile % across * SIDE, wide, shared);
         __syncthreads();
-    }
-    if (OF == parts_of::BF16 || !t.other)
-        return;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0)
-        last = atomicAdd(&t.control->done, 1u) == gridDim.x - 1;
-    __syncthreads();
-    if (last) {
-        __threadfence();
-        judge<BLOCK>(t.kind, t.rows, t.largest, t.other, t.control);
     }
 }
 

@@ -32,14 +32,6 @@ constexpr int ROWS = 64; /* rows side by side in a block */
 template <int LANES>
 constexpr int THREADS = ROWS *LANES;
 
-/* Until the kernels before are done, where this one was launched ahead of that. */
-__device__ inline void wait_for_kernels()
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    cudaGridDependencySynchronize();
-#endif
-}
-
 /* The vectors of one thread. */
 template <typename R, int LANES, bool WIDE>
 struct slab {
