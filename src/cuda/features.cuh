@@ -34,19 +34,35 @@ __device__ inline fbni_feature feature_of(const fbni_cuda_params &p, int64_t j)
     return f;
 }
 
+/* What a feature's running statistics are updated with, besides the batch's: to be had early. */
+struct running_state {
+    double mean, var, momentum;
+    double unbias; /* of the variance */
+};
+
+template <typename R>
+__device__ inline running_state running_of(const fbni_cuda_features &a, int64_t j)
+{
+    running_state r = {};
+    if (a.running_mean) {
+        r.mean = (double)((const R *)a.running_mean)[j];
+        r.var = (double)((const R *)a.running_var)[j];
+        r.momentum =
+            a.flags & FBN_CUMULATIVE_AVERAGE ? fbni_cumulative_momentum(*a.count) : a.momentum;
+        r.unbias = fbni_running_var_of(1, a.batch, (a.flags & FBN_BIASED_RUNNING_VAR) != 0);
+    }
+    return r;
+}
+
 template <typename R>
 __device__ inline void update_running(const fbni_cuda_features &a, int64_t j,
-                                      fbni_batch_stats batch)
+                                      const running_state &r, fbni_batch_stats batch)
 {
-    R *mean = (R *)a.running_mean + j, *var = (R *)a.running_var + j;
-    const double unbiased =
-        fbni_running_var_of(batch.var, a.batch, (a.flags & FBN_BIASED_RUNNING_VAR) != 0);
-    const double m =
-        a.flags & FBN_CUMULATIVE_AVERAGE ? fbni_cumulative_momentum(*a.count) : a.momentum;
+    const double unbiased = batch.var * r.unbias;
     if ((a.flags & FBN_SKIP_NONFINITE) && !(isfinite((R)batch.mean) && isfinite((R)unbiased)))
         return;
-    *mean = (R)fbni_running_next((double)*mean, batch.mean, m);
-    *var = (R)fbni_running_next((double)*var, unbiased, m);
+    ((R *)a.running_mean)[j] = (R)fbni_running_next(r.mean, batch.mean, r.momentum);
+    ((R *)a.running_var)[j] = (R)fbni_running_next(r.var, unbiased, r.momentum);
 }
 
 template <typename R>
@@ -83,25 +99,47 @@ __device__ inline bool is_beyond(double mean_low, double var)
     return IS_SINGLE<R> && (!isfinite(var) || (var < 0x1p-100 && (var > 0 || mean_low != 0)));
 }
 
-/* From the moments of u over the batch to everything that training keeps of feature j. */
+/* What the moments of u over the batch make of a feature. */
+struct trained {
+    fbni_norm norm;
+    fbni_batch_stats batch;
+    fbni_affine affine;
+};
+
+template <typename R>
+__device__ inline trained train_of(const fbni_cuda_features &a, const fbni_feature &f, double mean,
+                                   double mean_low, double var)
+{
+    trained to;
+    to.norm = fbni_norm_train(f, mean, mean_low, var, a.eps, IS_SINGLE<R>);
+    to.batch = fbni_batch_stats_of(f, mean, mean_low, var);
+    to.affine = fbni_affine_of(f, to.norm, IS_SINGLE<R>);
+    return to;
+}
+
+/* Everything that training keeps of feature j. */
+template <typename R>
+__device__ inline void keep_feature(const fbni_cuda_features &a, int64_t j,
+                                    const running_state &running, const trained &of)
+{
+    if (a.batch_mean)
+        ((R *)a.batch_mean)[j] = (R)of.batch.mean;
+    if (a.batch_var)
+        ((R *)a.batch_var)[j] = (R)of.batch.var;
+    if (a.running_mean)
+        update_running<R>(a, j, running, of.batch);
+    store_norm<R>(a, j, of.norm);
+    store_affine<R>(a.affine, j, of.affine);
+}
+
 template <typename R>
 __device__ inline fbni_affine train_feature(const fbni_cuda_features &a, int64_t j,
                                             const fbni_feature &f, double mean, double mean_low,
                                             double var)
 {
-    const fbni_norm n = fbni_norm_train(f, mean, mean_low, var, a.eps, IS_SINGLE<R>);
-    const fbni_batch_stats batch = fbni_batch_stats_of(f, mean, mean_low, var);
-    const fbni_affine affine = fbni_affine_of(f, n, IS_SINGLE<R>);
-
-    if (a.batch_mean)
-        ((R *)a.batch_mean)[j] = (R)batch.mean;
-    if (a.batch_var)
-        ((R *)a.batch_var)[j] = (R)batch.var;
-    if (a.running_mean)
-        update_running<R>(a, j, batch);
-    store_norm<R>(a, j, n);
-    store_affine<R>(a.affine, j, affine);
-    return affine;
+    const trained of = train_of<R>(a, f, mean, mean_low, var);
+    keep_feature<R>(a, j, running_of<R>(a, j), of);
+    return of.affine;
 }
 
 /* Rows of chunk q. Only the last group is short, and it is chunk 0's first. */
