@@ -2,7 +2,8 @@
  *
  * The forward pass, in training and in inference.
  *
- *   training:   product u = x W^T
+ *   training:   train_small, all in one launch; or
+ *               product u = x W^T
  *               train_slab (one launch), or column moments (unless the product took them in its
  *               epilogue), features and normalise
  *               softmax, where the activation is over rows
@@ -90,11 +91,22 @@ static fbn_status train_passes(const forward_job *job)
                                  job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
 }
 
+static fbn_status train_small(const forward_job *job)
+{
+    const fbn_status status =
+        fbni_small_train(job->context, &job->product, &job->features, &job->finish);
+
+    if (status != FBN_OK || !fbni_is_rowwise(job->finish.activation))
+        return status;
+    return fbni_cuda_finish_rows(job->context, &job->finish,
+                                 job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
+}
+
 static fbn_status run_training(forward_job *job)
 {
     int64_t *count = job->features.count;
-    const fbni_cuda_row_id train =
-        fbni_cuda_choose_train(&job->layer->choice, job->product.row, job->finish.N);
+    const fbni_cuda_row_id train = fbni_cuda_choose_train(
+        job->context, &job->layer->desc, &job->layer->choice, job->product.row, job->finish.N);
     fbn_status status = FBN_OK;
 
     if (train == FBNI_CUDA_TRAIN_EPILOGUE)
@@ -102,6 +114,8 @@ static fbn_status run_training(forward_job *job)
     if (count && (job->features.flags & FBN_CUMULATIVE_AVERAGE))
         status = fbni_cuda_check(job->context->host,
                                  fbni_cuda_count_batch(&job->context->queue, count), "count_batch");
+    if (status == FBN_OK && train == FBNI_CUDA_TRAIN_SMALL)
+        return train_small(job);
     if (status == FBN_OK)
         status = fbni_cuda_forward_product(job->context, &job->product);
     if (status != FBN_OK)

@@ -9,6 +9,9 @@
 #include "cuda_internal.h"
 #include "hopper_kernels.h"
 
+/* The kind of the Hopper product that a layer needs forward; FBNI_HOPPER_KINDS: none. */
+fbni_hopper_kind fbni_cuda_hopper_kind(const fbn_layer_desc *desc);
+
 /* Whether a row of FBNI_CUDA_PRODUCT is one of these, and of which kind (cuda_rows.c); and the same
  * of FBNI_CUDA_GRADIENTS. */
 bool fbni_cuda_is_hopper(fbni_cuda_row_id row, fbni_hopper_kind *kind);
@@ -118,5 +121,18 @@ fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *context, const fbni_ho
                                        const void *x, int64_t ldx, float *out, int64_t ldout);
 fbn_status fbni_hopper_data_gradient(fbni_cuda_context *context, const fbni_hopper_gradients *g,
                                      const void *weight, int64_t ldw, float *out, int64_t ldout);
+
+/* ---- training in one launch (cuda_small.c, hopper_small.cu) ---- */
+
+/* NULL where the row takes the layer, else why not; and why two launches are preferred for a batch,
+ * or NULL. */
+const char *fbni_small_refuse_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc);
+const char *fbni_small_refuse_speed(const fbni_cuda_context *context, const fbn_layer_desc *desc,
+                                    int64_t batch);
+/* Once for a layer that may take the row, before the first call. */
+fbn_status fbni_small_allow(fbni_cuda_context *context, const fbn_layer_desc *desc);
+/* Product, moments, features and, but for the activations over rows, y. */
+fbn_status fbni_small_train(fbni_cuda_context *context, const fbni_forward_product *product,
+                            const fbni_cuda_features *features, const fbni_cuda_finish *finish);
 
 #endif

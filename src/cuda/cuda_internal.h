@@ -66,6 +66,7 @@ typedef enum fbni_cuda_row_id {
     FBNI_CUDA_PRODUCT_HOPPER_FP32,
     FBNI_CUDA_PRODUCT_CUBLAS,     /* operands as they are */
     FBNI_CUDA_PRODUCT_CUBLAS_F32, /* half operands converted to float */
+    FBNI_CUDA_TRAIN_SMALL,        /* the product too, all in one launch (cuda_small.c) */
     FBNI_CUDA_TRAIN_EPILOGUE,     /* the product has taken the moments */
     FBNI_CUDA_TRAIN_SLAB,
     FBNI_CUDA_TRAIN_PASSES,
@@ -98,8 +99,9 @@ fbn_status fbni_cuda_choose(const fbni_cuda_context *context, const fbn_layer_de
 fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
                                           const fbn_layer_desc *desc,
                                           const fbni_cuda_choice *choice, int64_t batch);
-fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_choice *choice, fbni_cuda_row_id product,
-                                        int64_t batch);
+fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
+                                        const fbn_layer_desc *desc, const fbni_cuda_choice *choice,
+                                        fbni_cuda_row_id product, int64_t batch);
 
 /* ---- layers ---- */
 

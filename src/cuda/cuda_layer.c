@@ -172,7 +172,8 @@ static void log_tiles(const fbni_cuda_layer *l)
                           FBNI_HOPPER_FEATURES * FBNI_HOPPER_CLUSTER, (long long)t.waves);
 }
 
-static fbn_status allow_kernels(fbni_cuda_context *c, const fbni_cuda_choice *choice)
+static fbn_status allow_kernels(fbni_cuda_context *c, const fbn_layer_desc *desc,
+                                const fbni_cuda_choice *choice)
 {
     fbni_hopper_kind kind;
     fbn_status status = FBN_OK;
@@ -181,6 +182,8 @@ static fbn_status allow_kernels(fbni_cuda_context *c, const fbni_cuda_choice *ch
         status = fbni_hopper_allow(c, kind);
     if (status == FBN_OK && fbni_cuda_is_hopper_gradients(choice->row[FBNI_CUDA_GRADIENTS], &kind))
         status = fbni_hopper_allow(c, kind);
+    if (status == FBN_OK && choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_SMALL)
+        status = fbni_small_allow(c, desc);
     return status;
 }
 
@@ -194,7 +197,7 @@ fbn_status fbni_cuda_layer_create(void **layer, void *context, const fbn_layer_d
     fbn_status status = fbni_cuda_choose(c, desc, false, &choice);
 
     if (status == FBN_OK)
-        status = allow_kernels(c, &choice);
+        status = allow_kernels(c, desc, &choice);
     if (status != FBN_OK)
         return status;
     l = c->host_allocator.allocate(c->host_allocator.user, sizeof *l, 64);

@@ -11,8 +11,7 @@
 typedef const char *refuse_machine(const fbni_cuda_context *context);
 typedef const char *refuse_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc);
 
-/* The kind of the Hopper product that a layer needs forward; FBNI_HOPPER_KINDS: none. */
-static fbni_hopper_kind hopper_kind(const fbn_layer_desc *desc)
+fbni_hopper_kind fbni_cuda_hopper_kind(const fbn_layer_desc *desc)
 {
     switch (desc->dtype) {
     case FBN_F16:
@@ -39,7 +38,7 @@ bool fbni_cuda_is_hopper(fbni_cuda_row_id row, fbni_hopper_kind *kind)
 /* The same backward, where du is float whatever the data. */
 static fbni_hopper_kind hopper_gradients_kind(const fbn_layer_desc *desc)
 {
-    return fbni_is_half(desc->dtype) ? FBNI_HOPPER_HALF : hopper_kind(desc);
+    return fbni_is_half(desc->dtype) ? FBNI_HOPPER_HALF : fbni_cuda_hopper_kind(desc);
 }
 
 bool fbni_cuda_is_hopper_gradients(fbni_cuda_row_id row, fbni_hopper_kind *kind)
@@ -77,7 +76,7 @@ static const char *const other_data[FBNI_HOPPER_KINDS] = {
 
 static const char *hopper_layer(const fbn_layer_desc *desc, fbni_hopper_kind kind)
 {
-    return hopper_kind(desc) != kind
+    return fbni_cuda_hopper_kind(desc) != kind
                ? other_data[kind]
                : fbni_hopper_refuse_sizes(desc->max_batch, desc->in_features, desc->out_features);
 }
@@ -138,8 +137,8 @@ static const char *hopper_gradients_half(const fbni_cuda_context *context,
 /* A Hopper product that could be had, but would be slower than cuBLAS. */
 static const char *hopper_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
-    return fbni_hopper_refuse_speed(context, hopper_kind(desc), desc->max_batch, desc->in_features,
-                                    desc->out_features);
+    return fbni_hopper_refuse_speed(context, fbni_cuda_hopper_kind(desc), desc->max_batch,
+                                    desc->in_features, desc->out_features);
 }
 
 static const char *hopper_gradients_slower(const fbni_cuda_context *context,
@@ -188,6 +187,11 @@ static const char *f16_only(const fbni_cuda_context *context, const fbn_layer_de
     return desc->dtype == FBN_F16 ? NULL : "the data is not f16";
 }
 
+static const char *small_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    return fbni_small_refuse_speed(context, desc, desc->max_batch);
+}
+
 static const char *slab_rows(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
     (void)context;
@@ -224,6 +228,8 @@ static const struct row {
                                   NULL},
     [FBNI_CUDA_PRODUCT_CUBLAS_F32] = {"product_cublas_f32", FBNI_CUDA_PRODUCT, any_machine,
                                       half_only, NULL},
+    [FBNI_CUDA_TRAIN_SMALL] = {"train_small_sm90", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
+                               fbni_small_refuse_layer, small_slower},
     [FBNI_CUDA_TRAIN_EPILOGUE] = {"train_epilogue", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
                                   any_layer, NULL},
     [FBNI_CUDA_TRAIN_SLAB] = {"train_slab_1024", FBNI_CUDA_TRAIN, any_machine, slab_rows, NULL},
@@ -286,6 +292,8 @@ static const char *refusal_now(const fbni_cuda_context *context, const fbn_layer
     if (!refusal && row == FBNI_CUDA_TRAIN_EPILOGUE &&
         !fbni_cuda_is_hopper(choice->row[FBNI_CUDA_PRODUCT], &kind))
         refusal = "the product takes no moments";
+    if (!refusal && row == FBNI_CUDA_TRAIN_SMALL && choice->named[FBNI_CUDA_PRODUCT])
+        refusal = "a product is asked for by name";
     return refusal;
 }
 
@@ -355,12 +363,18 @@ fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
                : row;
 }
 
-fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_choice *choice, fbni_cuda_row_id product,
-                                        int64_t batch)
+fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
+                                        const fbn_layer_desc *desc, const fbni_cuda_choice *choice,
+                                        fbni_cuda_row_id product, int64_t batch)
 {
+    const fbni_cuda_row_id row = choice->row[FBNI_CUDA_TRAIN];
     fbni_hopper_kind kind;
 
-    if (choice->named[FBNI_CUDA_TRAIN] || fbni_cuda_is_hopper(product, &kind))
-        return choice->row[FBNI_CUDA_TRAIN];
+    if (choice->named[FBNI_CUDA_TRAIN])
+        return row;
+    if (row == FBNI_CUDA_TRAIN_SMALL && !fbni_small_refuse_speed(context, desc, batch))
+        return row;
+    if (fbni_cuda_is_hopper(product, &kind))
+        return row == FBNI_CUDA_TRAIN_SMALL ? FBNI_CUDA_TRAIN_EPILOGUE : row;
     return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
 }

@@ -153,6 +153,54 @@ cudaError_t fbni_hopper_transpose_operand(const fbni_cuda_queue *queue,
 cudaError_t fbni_hopper_transpose_rescue(const fbni_cuda_queue *queue,
                                          const fbni_hopper_transpose *t);
 
+/* hopper_small.cu -- training, from x and W to u, features and, but for the activations over rows,
+ * y: in one launch. 2 <= N <= FBNI_SMALL_ROWS, any I and O that a Hopper product takes;
+ * features->affine is written. u is stored where it is wanted again: with `saved`, and for an
+ * activation over rows. */
+enum {
+    FBNI_SMALL_ROWS = 256,
+    FBNI_SMALL_FEATURES = 40,
+    FBNI_SMALL_LEAST = 2, /* blocks of a cluster, a power of two */
+    FBNI_SMALL_MOST = 8,
+};
+typedef struct fbni_small_call {
+    fbni_hopper_kind kind;
+    int64_t N, O, I;
+    const void *x, *weight;
+    int64_t ldx, ldw;
+    /* Dimensions (I, rows, 1), boxes (128 bytes, fbni_small_rows(N) or FBNI_SMALL_FEATURES, 1),
+     * swizzled; or has_maps is 0, where no map can have them: slow. */
+    int has_maps;
+    CUtensorMap x_map, w_map;
+} fbni_small_call;
+/* Rows of the kernel's tile for this batch. */
+static inline int fbni_small_rows(int64_t N)
+{
+    return N <= 32 ? 32 : N <= 64 ? 64 : N <= 128 ? 128 : 256;
+}
+/* Bytes of each row that its blocks load at once. */
+static inline int fbni_small_stage(int64_t N)
+{
+    return N <= 32 ? 512 : N <= 64 ? 256 : 128;
+}
+/* Blocks of a cluster. A block that shares its multiprocessor takes nearly twice as long, and some
+ * multiprocessors lie in groups where a further cluster finds no place: of an H200's 132 a cluster
+ * of 8 finds one 15 times. */
+enum { FBNI_SMALL_SPARE = 12 };
+static inline int fbni_small_cluster(int processors, int64_t O)
+{
+    const int64_t clusters = (O + FBNI_SMALL_FEATURES - 1) / FBNI_SMALL_FEATURES;
+    int blocks = FBNI_SMALL_LEAST;
+
+    while (blocks < FBNI_SMALL_MOST && 2 * blocks * clusters <= processors - FBNI_SMALL_SPARE)
+        blocks *= 2;
+    return blocks;
+}
+/* Once for each device and kind, before the first launch. */
+cudaError_t fbni_hopper_allow_small(fbni_hopper_kind kind);
+cudaError_t fbni_hopper_small(const fbni_cuda_queue *queue, const fbni_small_call *call,
+                              const fbni_cuda_features *features, const fbni_cuda_finish *finish);
+
 #ifdef __cplusplus
 }
 #endif
