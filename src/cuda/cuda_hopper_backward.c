@@ -51,9 +51,9 @@ const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
 
 /* ---- memory ---- */
 
-/* One operand: its parts, exponents, and what begins as zeros: largest and maxima. */
+/* One operand: its parts, exponents, largest and maxima. */
 typedef struct layout {
-    size_t parts, exponents, zeros, maxima, total;
+    size_t parts, exponents, largest, maxima, total;
 } layout;
 
 static layout layout_of(int parts, int64_t rows, int64_t depth)
@@ -63,7 +63,7 @@ static layout layout_of(int parts, int64_t rows, int64_t depth)
     l.parts =
         fbni_place(&l.total, (size_t)rows * (size_t)fbni_hopper_stride(depth) * 2 * (size_t)parts);
     l.exponents = fbni_place(&l.total, (size_t)rows * sizeof(int));
-    l.zeros = fbni_place(&l.total, (size_t)depth * sizeof(unsigned));
+    l.largest = fbni_place(&l.total, (size_t)fbni_hopper_stride(depth) * sizeof(unsigned));
     l.maxima = fbni_place(&l.total, (size_t)rows * sizeof(unsigned));
     return l;
 }
@@ -90,14 +90,9 @@ static fbni_hopper_operand operand_at(char *memory, const layout *l, int64_t row
         .parts = (uint16_t *)(void *)(memory + l->parts),
         .rescue = (uint16_t *)(void *)(memory + l->parts),
         .exponents = (int *)(void *)(memory + l->exponents),
-        .largest = (unsigned *)(void *)(memory + l->zeros),
+        .largest = (unsigned *)(void *)(memory + l->largest),
     };
     return operand;
-}
-
-static cudaError_t clear(const fbni_cuda_context *c, char *memory, const layout *l)
-{
-    return cudaMemsetAsync(memory + l->zeros, 0, l->total - l->zeros, c->queue.stream);
 }
 
 /* What transposes a matrix [depth, operand->rows] into an operand. */
@@ -143,7 +138,8 @@ static fbn_status multiply(fbni_cuda_context *c, const fbni_hopper_gradients *g,
 static cudaError_t transpose_other(fbni_cuda_context *c, const fbni_hopper_gradients *g,
                                    const fbni_hopper_transpose *t, const layout *l)
 {
-    cudaError_t error = clear(c, g->other, l);
+    cudaError_t error =
+        cudaMemsetAsync(g->other + l->maxima, 0, l->total - l->maxima, c->queue.stream);
 
     if (error == cudaSuccess)
         error = fbni_hopper_column_maxima(&c->queue, t);
@@ -171,8 +167,6 @@ fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *c, const fbni_hopper_g
     cudaError_t error = transpose_other(c, g, &first, &of_x);
 
     second.column_scales = g->alpha;
-    if (error == cudaSuccess)
-        error = clear(c, g->parts, &of_du);
     if (error == cudaSuccess)
         error = fbni_hopper_transpose_operand(&c->queue, &second);
     if (error == cudaSuccess)
@@ -207,8 +201,6 @@ fbn_status fbni_hopper_data_gradient(fbni_cuda_context *c, const fbni_hopper_gra
     split.operand[0].from = g->du;
     split.operand[0].ldfrom = g->O;
     error = transpose_other(c, g, &first, &of_w);
-    if (error == cudaSuccess)
-        error = clear(c, g->parts, &of_du);
     if (error == cudaSuccess)
         error = fbni_hopper_split_operands(&c->queue, &split);
     if (error == cudaSuccess)

@@ -138,15 +138,15 @@ typedef struct fbni_hopper_transpose {
     const float *column_scales; /* or NULL; column c was divided by fbni::power_of of its entry */
     unsigned *maxima;           /* columns: the largest finite magnitude, as float's bits */
     uint16_t *parts;            /* of f16 */
-    uint16_t *rescue;           /* of bf16; may be the same place */
-    int *exponents;             /* columns */
-    unsigned *largest; /* ld: the largest entry of each row as f16 has it; begins as zeros */
+    uint16_t *rescue;  /* of bf16; may be the same place; the last part holds notes before */
+    int *exponents;    /* columns */
+    unsigned *largest; /* ld: the largest entry of each row as f16 has it, bits */
     fbni_hopper_control *control;
 } fbni_hopper_transpose;
 
 /* maxima, which begin as zeros. */
 cudaError_t fbni_hopper_column_maxima(const fbni_cuda_queue *queue, const fbni_hopper_transpose *t);
-/* The f16 parts. */
+/* The f16 parts, and largest. */
 cudaError_t fbni_hopper_transpose_operand(const fbni_cuda_queue *queue,
                                           const fbni_hopper_transpose *t);
 /* The verdict; and where f16 will not do, the bf16 parts in its place. */

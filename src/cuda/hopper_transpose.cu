@@ -100,7 +100,7 @@ struct loader {
 
 /* Two rows of 4 columns, to shared memory; most: the largest hi of either row. */
 template <parts_of OF, int PARTS>
-__device__ void split_pair(const float (&v)[2][4], const float (&scale)[4],
+__device__ void split_rows(const float (&v)[2][4], const float (&scale)[4],
                            uint32_t (*shared)[SIDE * STRIDE], int at, unsigned (&most)[2])
 {
 #pragma unroll
@@ -146,23 +146,33 @@ __device__ void store_columns(const fbni_hopper_transpose &t, uint16_t *to, int6
     }
 }
 
-/* The largest of 8 threads, who have the same two rows. */
-__device__ void raise_largest(const fbni_hopper_transpose &t, int64_t row, unsigned (&most)[2])
+/* The largest of 8 threads, who have the same two rows: 32 columns of them. */
+__device__ void note_largest(uint16_t *shared, unsigned (&most)[2])
 {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
 #pragma unroll
         for (int offset = 1; offset < 8; offset *= 2)
             most[e] = max(most[e], __shfl_xor_sync(0xffffffffu, most[e], offset));
-        if (threadIdx.x % 8 == 0 && row + e < t.rows)
-            raise(&t.largest[row + e], most[e]);
+        if (threadIdx.x % 8 == 0)
+            shared[e] = (uint16_t)most[e];
     }
+}
+
+/* Where the largest entries of the tiles' rows go, one line for each 64 columns: where the last part
+ * of the rescue will lie. */
+template <typename T>
+__host__ __device__ uint16_t *notes_of(const fbni_hopper_transpose &t)
+{
+    const bool three = sizeof(T) == sizeof(float) && t.kind != FBNI_HOPPER_TF32;
+    return t.rescue + (three ? 2 : 1) * t.columns * t.ld;
 }
 
 template <typename T, parts_of OF, int PARTS>
 __device__ void transpose_tile(const fbni_hopper_transpose &t, int64_t row, int64_t column,
                                bool wide, uint32_t (*shared)[SIDE * STRIDE])
 {
+    __shared__ uint16_t largest[2][SIDE]; /* of the left and the right half of the columns */
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const int my_column = warp % 2 * 32 + lane % 8 * 4, pair = warp / 2 * 4 + lane / 8;
     float v[2][2][4], scale[4];
@@ -197,11 +207,14 @@ __device__ void transpose_tile(const fbni_hopper_transpose &t, int64_t row, int6
                     v[i][e][k] *= power;
             }
         }
-        split_pair<OF, PARTS>(v[i], scale, shared, my_column * STRIDE + pair + 16 * i, most);
+        split_rows<OF, PARTS>(v[i], scale, shared, my_column * STRIDE + pair + 16 * i, most);
         if (OF != parts_of::BF16)
-            raise_largest(t, row + 2 * pair + 32 * i, most);
+            note_largest(&largest[warp % 2][2 * pair + 32 * i], most);
     }
     __syncthreads();
+    if (OF != parts_of::BF16 && threadIdx.x < SIDE && row + threadIdx.x < t.ld)
+        notes_of<T>(t)[column / SIDE * t.ld + row + threadIdx.x] =
+            max(largest[0][threadIdx.x], largest[1][threadIdx.x]);
     store_columns<PARTS>(t, OF == parts_of::BF16 ? t.rescue : t.parts, row, column, shared);
 }
 
@@ -282,8 +295,15 @@ struct call_split {
     cudaError_t operator()() const
     {
         const bool low = sizeof(T) == sizeof(float) && t.kind != FBNI_HOPPER_TF32;
-        return low ? launch_parts<T, parts_of::HI_LO, 2>(queue, t)
-                   : launch_parts<T, parts_of::HI, 1>(queue, t);
+        const cudaError_t error = low ? launch_parts<T, parts_of::HI_LO, 2>(queue, t)
+                                      : launch_parts<T, parts_of::HI, 1>(queue, t);
+        const fbni_hopper_judgement judgement = {
+            t.kind,
+            t.ld,
+            {{t.largest, notes_of<T>(t), (int)ceil_div(t.columns, SIDE)}, {}},
+            NULL,
+        };
+        return error == cudaSuccess ? fbni_hopper_judge(queue, &judgement) : error;
     }
 };
 
