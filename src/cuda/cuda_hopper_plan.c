@@ -124,6 +124,7 @@ fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N
         .group_rows = tiles->columns,
         .groups = tiles->count,
         .chunks = (int)tiles->count,
+        .reals = 4,
     };
     return chunks;
 }

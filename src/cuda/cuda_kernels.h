@@ -53,6 +53,7 @@ typedef struct fbni_cuda_chunks {
     int64_t groups;
     int chunks;
     int lanes; /* threads side by side along a row: a power of two, at most 32 */
+    int reals; /* of moments, for a chunk and column: 3, or 4 (fbni_cuda_column_moments) */
 } fbni_cuda_chunks;
 
 enum {
@@ -96,6 +97,7 @@ static inline fbni_cuda_chunks fbni_cuda_chunks_of(int64_t resident, int64_t row
     fbni_cuda_chunks c;
     c.rows = rows;
     c.lanes = fbni_cuda_lanes(columns, real_size);
+    c.reals = 3;
     c.group_rows = (int64_t)(FBNI_CUDA_BLOCK / c.lanes) * FBNI_CUDA_GROUP;
     c.groups = (rows + c.group_rows - 1) / c.group_rows;
     c.chunks =
@@ -131,7 +133,8 @@ typedef struct fbni_cuda_features {
  * partials[(q 3 + part) O + column]:
  *     part 0  shift = the median of the means of a few of the chunk's first, middle and last rows
  *     part 1  sum   = sum over the chunk's rows of u - shift
- *     part 2  m2    = sum over them of (u - shift - sum / rows)^2 */
+ *     part 2  m2    = sum over them of (u - shift - sum / rows)^2
+ * Of four (the Hopper product's): part 3 is a power, and sum and m2 are of (u - shift) 2^-power. */
 cudaError_t fbni_cuda_column_moments(const fbni_cuda_queue *queue, int is_double, int64_t O,
                                      const void *u, int64_t ldu, const fbni_cuda_chunks *chunks,
                                      void *partials);

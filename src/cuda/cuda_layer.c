@@ -21,8 +21,8 @@ static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_de
     const size_t tiles = choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_EPILOGUE
                              ? (size_t)fbni_hopper_most_tiles(desc->max_batch)
                              : 0;
-    const size_t chunks = tiles > (size_t)moments.chunks ? tiles : (size_t)moments.chunks;
-    const size_t forward = 3 * chunks, backward = 2 * (size_t)gradients.chunks;
+    const size_t forward = fbni_larger(4 * tiles, (size_t)(moments.reals * moments.chunks));
+    const size_t backward = 2 * (size_t)gradients.chunks;
     return (forward > backward ? forward : backward) * O * real;
 }
 

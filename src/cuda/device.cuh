@@ -86,6 +86,12 @@ __device__ inline float power_of_two(int p)
     return __int_as_float((127 + p) << 23);
 }
 
+/* The same in double, where it has that power. */
+__device__ inline double double_power_of_two(int p)
+{
+    return __longlong_as_double((long long)(1023 + p) << 52);
+}
+
 /* *to = max(*to, v), where most v are no larger than what is there. */
 __device__ inline void raise(unsigned *to, unsigned v)
 {

@@ -150,6 +150,23 @@ __device__ inline double rows_of(const fbni_cuda_chunks &chunks, int q)
     return (double)(groups * chunks.group_rows - missing);
 }
 
+/* The moments of one chunk of a column, at p; power: none of three reals, part 3 of four. */
+struct chunk_moments {
+    double shift, sum, m2;
+};
+
+template <typename R>
+__device__ inline chunk_moments load_chunk(const fbni_cuda_chunks &chunks, const R *p, int64_t O)
+{
+    chunk_moments m = {(double)p[0], (double)p[O], (double)p[2 * O]};
+    if (chunks.reals == 4) {
+        const double unit = double_power_of_two((int)p[3 * O]);
+        m.sum *= unit;
+        m.m2 *= unit * unit;
+    }
+    return m;
+}
+
 /* What is done once a call: the count, unless fbni_cuda_count_batch did it, and the header. */
 __device__ inline void once(const fbni_cuda_features &a, bool frozen)
 {

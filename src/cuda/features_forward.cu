@@ -59,20 +59,20 @@ __global__ void __launch_bounds__(FEATURES *FEATURE_LANES)
 
 #pragma unroll 4
     for (int q = lane; q < chunks.chunks; q += FEATURE_LANES) {
-        const R *p = from + (int64_t)q * 3 * a.O;
-        sum += rows_of(chunks, q) * ((double)p[0] - mean) + (double)p[a.O];
+        const chunk_moments m = load_chunk(chunks, from + q * chunks.reals * a.O, a.O);
+        sum += rows_of(chunks, q) * (m.shift - mean) + m.sum;
     }
     double mean_low = sum_lanes(sum, shared) / (double)chunks.rows;
 #pragma unroll 4
     for (int q = lane; q < chunks.chunks; q += FEATURE_LANES) {
-        const R *p = from + (int64_t)q * 3 * a.O;
+        const chunk_moments m = load_chunk(chunks, from + q * chunks.reals * a.O, a.O);
         const double n = rows_of(chunks, q);
-        const double delta = (((double)p[0] - mean) + (double)p[a.O] / n) - mean_low;
-        squares += (double)p[2 * a.O] + n * (delta * delta);
+        const double delta = ((m.shift - mean) + m.sum / n) - mean_low;
+        squares += m.m2 + n * (delta * delta);
     }
     double var = sum_lanes(squares, shared) / (double)chunks.rows;
 
-    const bool beyond = there && is_beyond<R>(mean_low, var);
+    const bool beyond = there && chunks.reals == 3 && is_beyond<R>(mean_low, var);
     if (__syncthreads_or(beyond))
         moments_in_double<R>(a, there ? j : 0, mean, beyond, shared, &mean_low, &var);
 

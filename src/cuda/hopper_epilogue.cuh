@@ -1,19 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What a warpgroup of the Hopper product does with a finished tile in its registers.
- *
- * Thread t of a warpgroup holds features 16 (t / 32) + (t % 32) / 4 + {0, 8} and batch rows
- * 8 j + 2 (t % 4) + {0, 1} (PTX ISA, register fragment D of wgmma): value d[4 j + 2 h + e] is
- * feature h, row 2 j + e.
+ * What a warpgroup of the Hopper product does with a finished tile in its registers, of which a
+ * thread has what hopper_moments.cuh says.
  */
 #ifndef FBNI_CUDA_HOPPER_EPILOGUE_CUH
 #define FBNI_CUDA_HOPPER_EPILOGUE_CUH
 
 #include "activations.cuh"
 #include "hopper_kernels.h"
+#include "hopper_moments.cuh"
 #include "hopper_ptx.cuh"
-
-#include <float.h>
 
 namespace fbni
 {
@@ -79,66 +75,23 @@ __device__ inline void unscale(float (&d)[COUNT], const fragment &f, const int *
         unscale_by<false>(d, of_feature, of_rows, rows);
 }
 
-__device__ inline float add_quad(float v)
-{
-    v += __shfl_xor_sync(0xffffffffu, v, 1);
-    return v + __shfl_xor_sync(0xffffffffu, v, 2);
-}
-
-/* The moments of the tile's first `rows` rows of feature h, about the mean of up to 16 of them: near
- * enough that the squares about the mean itself are what is left of those about it, and the same as
- * every one in a column of equal values. */
-template <bool WHOLE, int COUNT>
-__device__ inline void store_feature_moments(const float (&d)[COUNT], int h, int rows, float *to,
-                                             int64_t part)
-{
-    constexpr int FEW = 2;                              /* of j */
-    const int mine = rows - 2 * (int)(threadIdx.x % 4); /* rows 8 j + e < mine are there */
-    const float first = __shfl_sync(0xffffffffu, d[2 * h], 0, 4);
-    const float part_of_few = 1 / (float)(WHOLE || rows > 8 * FEW ? 8 * FEW : rows);
-    float near = 0, sum = 0, squares = 0;
-
-#pragma unroll
-    for (int j = 0; j < FEW; j++)
-#pragma unroll
-        for (int e = 0; e < 2; e++)
-            near += WHOLE || 8 * j + e < mine /* divided first: the sum might overflow */
-                        ? __fmul_rn(d[4 * j + 2 * h + e], part_of_few) -
-                              __fmul_rn(first, part_of_few) /* alike: 0 of equal values */
-                        : 0;
-    const float mean = first + add_quad(near);
-    const float shift = fabsf(mean) <= FLT_MAX ? mean : first;
-#pragma unroll
-    for (int j = 0; j < COUNT / 4; j++) {
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            const float v = WHOLE || 8 * j + e < mine ? d[4 * j + 2 * h + e] - shift : 0;
-            sum += v;
-            squares = fmaf(v, v, squares);
-        }
-    }
-    sum = add_quad(sum);
-    squares = add_quad(squares);
-    if (threadIdx.x % 4 == 0 && to) {
-        to[0] = shift;
-        to[part] = sum;
-        const float m2 = squares - sum * (sum / (float)rows);
-        to[2 * part] = m2 < 0 ? 0 : m2; /* a NaN stays */
-    }
-}
-
+/* The moments of the tile, four reals for each feature, as features.cuh reads them. */
 template <int COUNT>
 __device__ inline void store_moments(const float (&d)[COUNT], const fragment &f, float *partials)
 {
     const int64_t left = f.rows - (f.row - 2 * (threadIdx.x % 4));
+    tile_moments m[2];
 
+    take_moments(m, d, left >= 2 * COUNT ? 2 * COUNT : (int)left);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float *to = f.feature_of(h) < f.features ? partials + f.feature_of(h) : NULL;
-        if (left >= 2 * COUNT)
-            store_feature_moments<true>(d, h, 2 * COUNT, to, f.features);
-        else
-            store_feature_moments<false>(d, h, (int)left, to, f.features);
+        float *to = partials + f.feature_of(h);
+        if (threadIdx.x % 4 == 0 && f.feature_of(h) < f.features) {
+            to[0] = m[h].shift;
+            to[f.features] = m[h].sum;
+            to[2 * f.features] = m[h].m2;
+            to[3 * f.features] = (float)m[h].power;
+        }
     }
 }
 

@@ -45,8 +45,8 @@ typedef struct fbni_hopper_product {
     int64_t ldout;
     int frozen; /* the result is y, as finish (its activation, affine and dtype) says */
     fbni_cuda_finish finish;
-    /* Column moments by tiles of `columns` rows, as column_moments.cu has them, tile t of T as chunk
-     * T - 1 - t; or NULL. */
+    /* Column moments by tiles of `columns` rows, four reals as column_moments.cu has them, tile t of T
+     * as chunk T - 1 - t; or NULL. */
     float *partials;
 } fbni_hopper_product;
 

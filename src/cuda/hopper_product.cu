@@ -56,7 +56,7 @@ __device__ void finish(float (&d)[COLUMNS / 2], const arguments &a, const CUtens
     if (scaled)
         unscale(d, f, a.w_exponents, a.x_exponents);
     if (a.partials)
-        store_moments(d, f, a.partials + (int64_t)(a.tiles - 1 - batch_tile) * 3 * a.O);
+        store_moments(d, f, a.partials + (int64_t)(a.tiles - 1 - batch_tile) * 4 * a.O);
     if (a.frozen) {
         finish_registers(d, f, a.finish);
         store<T, COLUMNS>(d, a, f, out, buffers, feature, row);
