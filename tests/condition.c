@@ -216,6 +216,35 @@ static void activate(fbn_activation activation, int64_t o, const long double *v,
     }
 }
 
+/* v = t (gamma zhat + beta), and t gamma zhat is proportional to u's distance from the mean. */
+static double centred(const problem *p, const trace *t, int64_t e)
+{
+    int64_t j = e % p->o;
+    double gamma = p->gamma ? p->gamma[j] : 1;
+    return fabs(scale(p->post, p->post_scale, j) * gamma * (double)t->zhat[e]);
+}
+
+void condition_of_packing(const problem *p, const trace *exact, double *lost)
+{
+    double *largest = values(p->o), *none = values(p->o), *cv = values(p->o), *own = values(p->o);
+    for (int64_t e = 0; e < p->n * p->o; e++)
+        largest[e % p->o] = fmax(largest[e % p->o], centred(p, exact, e));
+    for (int64_t n = 0; n < p->n; n++) {
+        const long double *v = exact->v + n * p->o, *y = exact->out[OUT_Y] + n * p->o;
+        double *cy = lost + n * p->o;
+        for (int64_t j = 0; j < p->o; j++)
+            cv[j] = 0x1p-11 * (centred(p, exact, n * p->o + j) + largest[j]);
+        activate(p->activation, p->o, v, y, 1, cv, cy);
+        activate(p->activation, p->o, v, y, 1, none, own); /* what the activation itself loses */
+        for (int64_t j = 0; j < p->o; j++)
+            cy[j] -= own[j];
+    }
+    free(largest);
+    free(none);
+    free(cv);
+    free(own);
+}
+
 static void activate_backward(const problem *p, int64_t row, const trace *t, double reach,
                               const double *cv, const double *cy, double *cg)
 {

@@ -88,4 +88,8 @@ double condition_reach(const problem *p, double unit);
 void condition_compute(const problem *p, const trace *exact, double unit, double least,
                        bool backward, double *condition[OUTPUTS]);
 
+/* How far y [n,o] can move, to first order, where each u [n,o] is off by 2^-11 of its distance from
+ * some value between its column's least and largest. */
+void condition_of_packing(const problem *p, const trace *exact, double *lost);
+
 #endif

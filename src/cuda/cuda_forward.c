@@ -5,7 +5,8 @@
  *   training:   train_small, all in one launch; or
  *               product u = x W^T
  *               train_slab (one launch), or column moments (unless the product took them in its
- *               epilogue), features and normalise
+ *               epilogue), features and normalise; a Hopper product of a half type leaves u packed
+ *               in y, where nobody else wants it (hopper_moments.cuh)
  *               softmax, where the activation is over rows
  *   inference:  features with frozen statistics, product, normalise or softmax
  *
@@ -28,6 +29,8 @@ typedef struct forward_job {
 fbn_status fbni_cuda_finish_rows(fbni_cuda_context *context, const fbni_cuda_finish *finish,
                                  fbni_cuda_row_id softmax)
 {
+    if (!fbni_is_rowwise(finish->activation) && finish->packed.partials)
+        return fbni_hopper_finish(context, finish);
     if (!fbni_is_rowwise(finish->activation))
         return fbni_cuda_check(context->host, fbni_cuda_normalise(&context->queue, finish),
                                "normalise");
@@ -52,7 +55,7 @@ static fbn_status train_slab(const forward_job *job)
 }
 
 /* The product took the moments of each tile. */
-static fbn_status train_epilogue(const forward_job *job)
+static fbn_status train_epilogue(forward_job *job)
 {
     fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
     fbni_hopper_tiles tiles;
@@ -62,6 +65,9 @@ static fbn_status train_epilogue(const forward_job *job)
     (void)fbni_cuda_is_hopper(job->product.row, &kind);
     tiles = fbni_hopper_tiles_of(job->context, kind, job->finish.N, job->finish.O);
     chunks = fbni_hopper_chunks_of(&tiles, job->finish.N);
+    if (job->product.packed)
+        job->finish.packed =
+            (fbni_cuda_packed){job->partials, tiles.columns, tiles.count, tiles.band};
     status = fbni_cuda_check(job->context->host,
                              fbni_cuda_features_train(&job->context->queue, job->is_double,
                                                       &job->features, &chunks, job->partials),
@@ -105,12 +111,18 @@ static fbn_status train_small(const forward_job *job)
 static fbn_status run_training(forward_job *job)
 {
     int64_t *count = job->features.count;
-    const fbni_cuda_row_id train = fbni_cuda_choose_train(
+    fbni_cuda_row_id train = fbni_cuda_choose_train(
         job->context, &job->layer->desc, &job->layer->choice, job->product.row, job->finish.N);
     fbn_status status = FBN_OK;
 
-    if (train == FBNI_CUDA_TRAIN_EPILOGUE)
+    if (train == FBNI_CUDA_TRAIN_PACKED && job->args->saved)
+        train = FBNI_CUDA_TRAIN_EPILOGUE; /* u is wanted itself */
+    if (fbni_cuda_is_epilogue(train))
         job->product.partials = job->partials;
+    if (train == FBNI_CUDA_TRAIN_PACKED) {
+        job->product.finish = &job->finish;
+        job->product.packed = true;
+    }
     if (count && (job->features.flags & FBN_CUMULATIVE_AVERAGE))
         status = fbni_cuda_check(job->context->host,
                                  fbni_cuda_count_batch(&job->context->queue, count), "count_batch");
@@ -121,6 +133,7 @@ static fbn_status run_training(forward_job *job)
     if (status != FBN_OK)
         return status;
     switch (train) {
+    case FBNI_CUDA_TRAIN_PACKED:
     case FBNI_CUDA_TRAIN_EPILOGUE:
         return train_epilogue(job);
     case FBNI_CUDA_TRAIN_SLAB:

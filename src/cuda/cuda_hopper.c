@@ -256,12 +256,23 @@ fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call
         return status;
     if (!call->finish)
         return multiply(c, &p, FBN_F32, call->u, call->ldu);
-    p.frozen = 1;
+    p.stored = call->packed ? FBNI_HOPPER_PACKED : FBNI_HOPPER_Y;
     p.finish = *call->finish;
     return multiply(c, &p, p.finish.dtype, p.finish.y, p.finish.ldy);
 }
 
+fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *finish)
+{
+    return fbni_cuda_check(c->host, fbni_hopper_normalise(&c->queue, finish), "hopper_normalise");
+}
+
 #else
+
+fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *finish)
+{
+    (void)finish;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
 
 fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind kind, int64_t I,
                                        const fbni_hopper_source *s)

@@ -67,6 +67,7 @@ typedef struct fbni_hopper_call {
     int64_t ldu;
     float *partials;                /* or NULL */
     const fbni_cuda_finish *finish; /* its affine is there, and y is written, not u; or NULL */
+    bool packed;                    /* no affine yet: u is written in y's place, packed */
 } fbni_hopper_call;
 
 /* Before the first product of a kind on the context's device: a layer does it when it is created, so
@@ -75,7 +76,9 @@ fbn_status fbni_hopper_allow(fbni_cuda_context *context, fbni_hopper_kind kind);
 
 /* u = x W^T (and its column moments). */
 fbn_status fbni_hopper_call_product(fbni_cuda_context *context, const fbni_hopper_call *call);
-/* The same of operands whose parts are there, of the float kinds. */
+/* y from u that a product has packed in its place. */
+fbn_status fbni_hopper_finish(fbni_cuda_context *context, const fbni_cuda_finish *finish);
+/* The product of operands whose parts are there, of the float kinds. */
 typedef struct fbni_hopper_parts_call {
     fbni_hopper_kind kind;
     int64_t I; /* depth */

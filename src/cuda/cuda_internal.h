@@ -67,6 +67,7 @@ typedef enum fbni_cuda_row_id {
     FBNI_CUDA_PRODUCT_CUBLAS,     /* operands as they are */
     FBNI_CUDA_PRODUCT_CUBLAS_F32, /* half operands converted to float */
     FBNI_CUDA_TRAIN_SMALL,        /* the product too, all in one launch (cuda_small.c) */
+    FBNI_CUDA_TRAIN_PACKED,       /* and has stored u in 16 bits; unless u is saved */
     FBNI_CUDA_TRAIN_EPILOGUE,     /* the product has taken the moments */
     FBNI_CUDA_TRAIN_SLAB,
     FBNI_CUDA_TRAIN_PASSES,
@@ -102,6 +103,8 @@ fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
 fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
                                         const fbn_layer_desc *desc, const fbni_cuda_choice *choice,
                                         fbni_cuda_row_id product, int64_t batch);
+/* Whether a row takes its moments from a Hopper product. */
+bool fbni_cuda_is_epilogue(fbni_cuda_row_id row);
 
 /* ---- layers ---- */
 
@@ -267,6 +270,7 @@ typedef struct fbni_forward_product {
     int64_t ldu;
     float *partials;                /* Hopper: where the moments go, or NULL */
     const fbni_cuda_finish *finish; /* Hopper: y is written instead of u; or NULL */
+    bool packed;                    /* u, packed, in its place; partials are there */
 } fbni_forward_product;
 fbn_status fbni_cuda_forward_product(fbni_cuda_context *context, const fbni_forward_product *f);
 

@@ -166,13 +166,23 @@ cudaError_t fbni_cuda_features_restore(const fbni_cuda_queue *queue, int is_doub
 
 /* ---- forward ---- */
 
-/* u [N,O] reals, y [N,O] of dtype; y may be u itself with the same leading dimension. */
+/* u in 16 bits, of tiles of rows (hopper_moments.cuh), each feature relative to its moments there. */
+typedef struct fbni_cuda_packed {
+    const float
+        *partials; /* moments, four reals as below, tile t of T as chunk T - 1 - t; or NULL */
+    int64_t tile_rows, tiles;
+    int band; /* pairs of Hopper's feature tiles that were stored together */
+} fbni_cuda_packed;
+
+/* u [N,O] reals, y [N,O] of dtype; y may be u itself with the same leading dimension. packed: u is
+ * in y's place, packed. */
 typedef struct fbni_cuda_finish {
     fbn_dtype dtype;
     fbn_activation activation;
     int64_t N, O;
     const void *u;
     int64_t ldu;
+    fbni_cuda_packed packed;
     fbni_cuda_affine affine;
     void *y;
     int64_t ldy;

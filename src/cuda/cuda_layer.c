@@ -18,7 +18,8 @@ static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_de
                                                          desc->max_batch, desc->out_features, real);
     const fbni_cuda_chunks gradients = fbni_cuda_chunks_of(
         processors * FBNI_CUDA_GRADIENT_BLOCKS, desc->max_batch, desc->out_features, real);
-    const size_t tiles = choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_EPILOGUE
+    fbni_hopper_kind kind;
+    const size_t tiles = fbni_cuda_is_hopper(choice->row[FBNI_CUDA_PRODUCT], &kind)
                              ? (size_t)fbni_hopper_most_tiles(desc->max_batch)
                              : 0;
     const size_t forward = fbni_larger(4 * tiles, (size_t)(moments.reals * moments.chunks));

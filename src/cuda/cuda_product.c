@@ -83,6 +83,7 @@ static fbn_status hopper_product(fbni_cuda_context *context, fbni_hopper_kind ki
         .ldu = f->ldu,
         .partials = f->partials,
         .finish = f->finish,
+        .packed = f->packed,
     };
     return fbni_hopper_call_product(context, &call);
 }

@@ -51,6 +51,11 @@ bool fbni_cuda_is_hopper_gradients(fbni_cuda_row_id row, fbni_hopper_kind *kind)
     return true;
 }
 
+bool fbni_cuda_is_epilogue(fbni_cuda_row_id row)
+{
+    return row == FBNI_CUDA_TRAIN_PACKED || row == FBNI_CUDA_TRAIN_EPILOGUE;
+}
+
 /* ---- machines ---- */
 
 static const char *any_machine(const fbni_cuda_context *context)
@@ -192,6 +197,14 @@ static const char *small_slower(const fbni_cuda_context *context, const fbn_laye
     return fbni_small_refuse_speed(context, desc, desc->max_batch);
 }
 
+static const char *packed_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    if (!fbni_is_half(desc->dtype))
+        return "the data is of no half type";
+    return fbni_is_rowwise(desc->activation) ? "the activation is over rows" : NULL;
+}
+
 static const char *slab_rows(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
     (void)context;
@@ -230,6 +243,8 @@ static const struct row {
                                       half_only, NULL},
     [FBNI_CUDA_TRAIN_SMALL] = {"train_small_sm90", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
                                fbni_small_refuse_layer, small_slower},
+    [FBNI_CUDA_TRAIN_PACKED] = {"train_packed", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
+                                packed_layer, NULL},
     [FBNI_CUDA_TRAIN_EPILOGUE] = {"train_epilogue", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
                                   any_layer, NULL},
     [FBNI_CUDA_TRAIN_SLAB] = {"train_slab_1024", FBNI_CUDA_TRAIN, any_machine, slab_rows, NULL},
@@ -289,7 +304,7 @@ static const char *refusal_now(const fbni_cuda_context *context, const fbn_layer
     fbni_hopper_kind kind;
     const char *refusal = refusal_of(context, desc, row);
 
-    if (!refusal && row == FBNI_CUDA_TRAIN_EPILOGUE &&
+    if (!refusal && fbni_cuda_is_epilogue((fbni_cuda_row_id)row) &&
         !fbni_cuda_is_hopper(choice->row[FBNI_CUDA_PRODUCT], &kind))
         refusal = "the product takes no moments";
     if (!refusal && row == FBNI_CUDA_TRAIN_SMALL && choice->named[FBNI_CUDA_PRODUCT])
@@ -339,9 +354,9 @@ fbn_status fbni_cuda_choose(const fbni_cuda_context *context, const fbn_layer_de
                                            refusal);
             choice->row[op] = (fbni_cuda_row_id)forced;
         } else {
-            choice->row[op] =
-                (fbni_cuda_row_id)first_of(context, desc, choice, (fbni_cuda_operation)op,
-                                           forced == FBNI_CUDA_TRAIN_EPILOGUE, quiet || !needed);
+            choice->row[op] = (fbni_cuda_row_id)first_of(
+                context, desc, choice, (fbni_cuda_operation)op,
+                fbni_cuda_is_epilogue((fbni_cuda_row_id)forced), quiet || !needed);
         }
     }
     return FBN_OK;
@@ -355,8 +370,7 @@ fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
     fbni_hopper_kind kind;
 
     if (!fbni_cuda_is_hopper(row, &kind) || choice->named[FBNI_CUDA_PRODUCT] ||
-        (choice->named[FBNI_CUDA_TRAIN] &&
-         choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_EPILOGUE))
+        (choice->named[FBNI_CUDA_TRAIN] && fbni_cuda_is_epilogue(choice->row[FBNI_CUDA_TRAIN])))
         return row;
     return fbni_hopper_refuse_speed(context, kind, batch, desc->in_features, desc->out_features)
                ? FBNI_CUDA_PRODUCT_CUBLAS
@@ -375,6 +389,8 @@ fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
     if (row == FBNI_CUDA_TRAIN_SMALL && !fbni_small_refuse_speed(context, desc, batch))
         return row;
     if (fbni_cuda_is_hopper(product, &kind))
-        return row == FBNI_CUDA_TRAIN_SMALL ? FBNI_CUDA_TRAIN_EPILOGUE : row;
+        return row != FBNI_CUDA_TRAIN_SMALL  ? row
+               : packed_layer(context, desc) ? FBNI_CUDA_TRAIN_EPILOGUE
+                                             : FBNI_CUDA_TRAIN_PACKED;
     return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
 }

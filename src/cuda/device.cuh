@@ -136,12 +136,12 @@ __device__ inline void store_pack(T *to, const pack<T, COUNT> &p)
 
 /* ---- the columns of a thread ---- */
 
-/* A slab is `lanes` threads wide, each with COUNT columns: 16 bytes of reals. WIDE: they are
- * neighbours, moved by one instruction, and all there or none. Else they are `lanes` apart, so that
- * the threads of a warp still touch neighbours, and any number of them is there. */
-template <typename R, bool WIDE>
+/* A slab is `lanes` threads wide, each with COUNT columns: 16 bytes of reals, unless said otherwise.
+ * WIDE: they are neighbours, moved by one instruction, and all there or none. Else they are `lanes`
+ * apart, so that the threads of a warp still touch neighbours, and any number of them is there. */
+template <typename R, bool WIDE, int MANY = 16 / (int)sizeof(R)>
 struct columns {
-    static constexpr int COUNT = 16 / (int)sizeof(R);
+    static constexpr int COUNT = MANY;
     int64_t first;
     int stride, count;
 

@@ -142,13 +142,32 @@ __device__ inline fbni_affine train_feature(const fbni_cuda_features &a, int64_t
     return of.affine;
 }
 
-/* Rows of chunk q. Only the last group is short, and it is chunk 0's first. */
-__device__ inline double rows_of(const fbni_cuda_chunks &chunks, int q)
-{
-    const int64_t groups = (chunks.groups - 1 - q) / chunks.chunks + 1;
-    const int64_t missing = q == 0 ? chunks.groups * chunks.group_rows - chunks.rows : 0;
-    return (double)(groups * chunks.group_rows - missing);
-}
+/* Rows of the chunks: some have a group more than the others, and the last group, which is short, is
+ * chunk 0's first. */
+struct chunk_rows {
+    int more; /* chunks, the first ones */
+    double many, few, missing, by_many, by_few;
+
+    __device__ chunk_rows(const fbni_cuda_chunks &chunks)
+    {
+        const int64_t groups = chunks.groups / chunks.chunks;
+        more = (int)(chunks.groups - groups * chunks.chunks);
+        few = (double)(groups * chunks.group_rows);
+        many = few + (double)chunks.group_rows;
+        missing = (double)(chunks.groups * chunks.group_rows - chunks.rows);
+        by_many = 1 / many;
+        by_few = 1 / few;
+    }
+    __device__ double of(int q) const
+    {
+        const double rows = q < more ? many : few;
+        return q == 0 ? rows - missing : rows;
+    }
+    __device__ double mean(int q, double sum) const
+    {
+        return q == 0 ? sum / of(0) : sum * (q < more ? by_many : by_few);
+    }
+};
 
 /* The moments of one chunk of a column, at p; power: none of three reals, part 3 of four. */
 struct chunk_moments {
@@ -179,21 +198,25 @@ __device__ inline void once(const fbni_cuda_features &a, bool frozen)
     }
 }
 
-/* ---- merging the chunks of 32 features, a warp of which sits side by side in a block ---- */
+/* ---- merging the chunks of some features, which sit side by side in a block ---- */
 
-constexpr int FEATURES = 32, FEATURE_LANES = 8;
-
-/* The sum of the lanes' values of a feature, in the order of the lanes; all lanes get it. */
-__device__ inline double sum_lanes(double value, double (&shared)[FEATURE_LANES][FEATURES])
+/* The sum of the lanes' values of a feature, in a fixed order; all lanes get it. */
+template <int LANES, int FEATURES>
+__device__ inline double sum_lanes(double value, double (&shared)[LANES][FEATURES])
 {
+    constexpr int TOGETHER = 32 / FEATURES; /* lanes of a warp */
     const int x = (int)threadIdx.x, lane = (int)threadIdx.y;
-    double sum;
+    double sum = 0;
 
-    __syncthreads(); /* the values before have been read */
-    shared[lane][x] = value;
+#pragma unroll
+    for (int offset = FEATURES; offset < 32; offset *= 2)
+        value += __shfl_xor_sync(0xffffffffu, value, offset);
+    __syncthreads(); /* the sum before has been read */
+    if (lane % TOGETHER == 0)
+        shared[lane / TOGETHER][x] = value;
     __syncthreads();
-    sum = shared[0][x];
-    for (int i = 1; i < FEATURE_LANES; i++)
+#pragma unroll
+    for (int i = 0; i < LANES / TOGETHER; i++)
         sum += shared[i][x];
     return sum;
 }

@@ -14,6 +14,8 @@ namespace
 
 using namespace fbni;
 
+constexpr int FEATURES = 32, LANES = 8;
+
 template <typename R>
 __device__ void store_gradient(void *to, int64_t j, double value, int accumulate)
 {
@@ -45,16 +47,16 @@ __device__ void store_feature(const fbni_cuda_feature_gradients &a, int64_t j,
 }
 
 template <typename R>
-__global__ void __launch_bounds__(FEATURES *FEATURE_LANES)
+__global__ void __launch_bounds__(FEATURES *LANES)
     features_backward(fbni_cuda_feature_gradients a, int chunks, const R *partials)
 {
-    __shared__ double shared[FEATURE_LANES][FEATURES];
+    __shared__ double shared[LANES][FEATURES];
     const int64_t j = (int64_t)blockIdx.x * FEATURES + threadIdx.x;
     const R *from = partials + (j < a.O ? j : 0);
     double G = 0, K = 0;
 
 #pragma unroll 4
-    for (int q = (int)threadIdx.y; q < chunks; q += FEATURE_LANES) {
+    for (int q = (int)threadIdx.y; q < chunks; q += LANES) {
         G += (double)from[(int64_t)q * 2 * a.O];
         K += (double)from[((int64_t)q * 2 + 1) * a.O];
     }
@@ -100,8 +102,8 @@ cudaError_t launch_features(const fbni_cuda_queue *queue, fbni_cuda_feature_grad
                             const fbni_cuda_chunks &chunks, const void *partials)
 {
     const cudaError_t error =
-        launch(features_backward<R>, (unsigned)ceil_div(a.O, FEATURES),
-               dim3(FEATURES, FEATURE_LANES), queue->stream, a, chunks.chunks, (const R *)partials);
+        launch(features_backward<R>, (unsigned)ceil_div(a.O, FEATURES), dim3(FEATURES, LANES),
+               queue->stream, a, chunks.chunks, (const R *)partials);
     /* those per feature are done */
     if (a.params.post_per_feature)
         a.post_scale = nullptr;

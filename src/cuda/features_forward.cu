@@ -9,8 +9,8 @@
  *     mean_low = sum (n_q (shift_q - shift_0) + sum_q) / N
  *     M2 = sum (m2_q + n_q ((shift_q - shift_0) + sum_q / n_q - mean_low)^2)
  *
- * (Chan, Golub & LeVeque 1983, for many sets at once.) A block has 32 features × 8 lanes; a lane
- * adds every eighth chunk, then the lanes are added, all in a fixed order.
+ * (Chan, Golub & LeVeque 1983, for many sets at once.) A block has some features × lanes; a lane
+ * adds every LANES-th chunk, then the lanes are added, all in a fixed order.
  */
 #include "features.cuh"
 
@@ -21,20 +21,19 @@ using namespace fbni;
 
 /* The same moments from u itself, where `wanted`; all threads of the block take part. Rare, so
  * simple. */
-template <typename R>
+template <typename R, int FEATURES, int LANES>
 __device__ void moments_in_double(const fbni_cuda_features &a, int64_t j, double mean, bool wanted,
-                                  double (&shared)[FEATURE_LANES][FEATURES], double *mean_low,
-                                  double *var)
+                                  double (&shared)[LANES][FEATURES], double *mean_low, double *var)
 {
     const R *u = (const R *)a.u + j;
     double sum = 0, squares = 0;
 
 #pragma unroll 4
-    for (int64_t i = threadIdx.y; i < a.batch; i += FEATURE_LANES)
+    for (int64_t i = threadIdx.y; i < a.batch; i += LANES)
         sum += (double)u[i * a.ldu] - mean;
     const double low = sum_lanes(sum, shared) / (double)a.batch;
 #pragma unroll 4
-    for (int64_t i = threadIdx.y; i < a.batch; i += FEATURE_LANES) {
+    for (int64_t i = threadIdx.y; i < a.batch; i += LANES) {
         const double difference = (double)u[i * a.ldu] - mean - low;
         squares += difference * difference;
     }
@@ -45,36 +44,38 @@ __device__ void moments_in_double(const fbni_cuda_features &a, int64_t j, double
     }
 }
 
-template <typename R>
-__global__ void __launch_bounds__(FEATURES *FEATURE_LANES)
+template <typename R, int FEATURES, int LANES>
+__global__ void __launch_bounds__(FEATURES *LANES)
     features_train(fbni_cuda_features a, fbni_cuda_chunks chunks, const R *partials)
 {
-    __shared__ double shared[FEATURE_LANES][FEATURES];
+    __shared__ double shared[LANES][FEATURES];
     const int64_t j = (int64_t)blockIdx.x * FEATURES + threadIdx.x;
     const int lane = (int)threadIdx.y;
     const bool there = j < a.O;
     const R *from = partials + (there ? j : 0);
+    const chunk_rows rows(chunks);
+    wait_for_kernels();
     const double mean = (double)from[0];
     double sum = 0, squares = 0;
 
 #pragma unroll 4
-    for (int q = lane; q < chunks.chunks; q += FEATURE_LANES) {
+    for (int q = lane; q < chunks.chunks; q += LANES) {
         const chunk_moments m = load_chunk(chunks, from + q * chunks.reals * a.O, a.O);
-        sum += rows_of(chunks, q) * (m.shift - mean) + m.sum;
+        sum += rows.of(q) * (m.shift - mean) + m.sum;
     }
     double mean_low = sum_lanes(sum, shared) / (double)chunks.rows;
 #pragma unroll 4
-    for (int q = lane; q < chunks.chunks; q += FEATURE_LANES) {
+    for (int q = lane; q < chunks.chunks; q += LANES) {
         const chunk_moments m = load_chunk(chunks, from + q * chunks.reals * a.O, a.O);
-        const double n = rows_of(chunks, q);
-        const double delta = ((m.shift - mean) + m.sum / n) - mean_low;
-        squares += m.m2 + n * (delta * delta);
+        const double delta = ((m.shift - mean) + rows.mean(q, m.sum)) - mean_low;
+        squares += m.m2 + rows.of(q) * (delta * delta);
     }
     double var = sum_lanes(squares, shared) / (double)chunks.rows;
 
     const bool beyond = there && chunks.reals == 3 && is_beyond<R>(mean_low, var);
     if (__syncthreads_or(beyond))
-        moments_in_double<R>(a, there ? j : 0, mean, beyond, shared, &mean_low, &var);
+        moments_in_double<R, FEATURES, LANES>(a, there ? j : 0, mean, beyond, shared, &mean_low,
+                                              &var);
 
     if (lane == 0 && there)
         (void)train_feature<R>(a, j, feature_of<R>(a.params, j), mean, mean_low, var);
@@ -123,18 +124,33 @@ __global__ void count_batch(int64_t *count)
 
 constexpr int THREADS = 128;
 
+template <typename R, int FEATURES, int LANES>
+cudaError_t launch_train(const fbni_cuda_queue *queue, const fbni_cuda_features *features,
+                         const fbni_cuda_chunks *chunks, const void *partials)
+{
+    return launch_ahead(features_train<R, FEATURES, LANES>,
+                        dim3((unsigned)ceil_div(features->O, FEATURES)), dim3(FEATURES, LANES),
+                        queue, 0, *features, *chunks, (const R *)partials);
+}
+
+constexpr int FEW_CHUNKS = 32;
+
+template <typename R>
+cudaError_t launch_train(const fbni_cuda_queue *queue, const fbni_cuda_features *features,
+                         const fbni_cuda_chunks *chunks, const void *partials)
+{
+    return chunks->chunks <= FEW_CHUNKS ? launch_train<R, 32, 8>(queue, features, chunks, partials)
+                                        : launch_train<R, 8, 64>(queue, features, chunks, partials);
+}
+
 } // namespace
 
 cudaError_t fbni_cuda_features_train(const fbni_cuda_queue *queue, int is_double,
                                      const fbni_cuda_features *features,
                                      const fbni_cuda_chunks *chunks, const void *partials)
 {
-    const dim3 grid((unsigned)ceil_div(features->O, FEATURES)), block(FEATURES, FEATURE_LANES);
-    if (is_double)
-        return launch(features_train<double>, grid, block, queue->stream, *features, *chunks,
-                      (const double *)partials);
-    return launch(features_train<float>, grid, block, queue->stream, *features, *chunks,
-                  (const float *)partials);
+    return is_double ? launch_train<double>(queue, features, chunks, partials)
+                     : launch_train<float>(queue, features, chunks, partials);
 }
 
 cudaError_t fbni_cuda_count_batch(const fbni_cuda_queue *queue, int64_t *count)

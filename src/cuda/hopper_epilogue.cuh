@@ -75,14 +75,17 @@ __device__ inline void unscale(float (&d)[COUNT], const fragment &f, const int *
         unscale_by<false>(d, of_feature, of_rows, rows);
 }
 
-/* The moments of the tile, four reals for each feature, as features.cuh reads them. */
+/* The tile's rows that are there. */
 template <int COUNT>
-__device__ inline void store_moments(const float (&d)[COUNT], const fragment &f, float *partials)
+__device__ inline int rows_of(const fragment &f)
 {
     const int64_t left = f.rows - (f.row - 2 * (threadIdx.x % 4));
-    tile_moments m[2];
+    return left >= 2 * COUNT ? 2 * COUNT : (int)left;
+}
 
-    take_moments(m, d, left >= 2 * COUNT ? 2 * COUNT : (int)left);
+/* Four reals for each feature, as features.cuh reads them. */
+__device__ inline void store_moments(const tile_moments (&m)[2], const fragment &f, float *partials)
+{
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float *to = partials + f.feature_of(h);
@@ -92,6 +95,24 @@ __device__ inline void store_moments(const float (&d)[COUNT], const fragment &f,
             to[2 * f.features] = m[h].m2;
             to[3 * f.features] = (float)m[h].power;
         }
+    }
+}
+
+/* The tile packed, but for the rounding, and its moments. */
+template <int COUNT>
+__device__ inline void pack_registers(tile_moments (&m)[2], float (&d)[COUNT], int rows)
+{
+    take_moments(m, d, rows);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int spread = spread_of(m[h], (float)rows);
+        const packing p(m[h].shift, spread);
+        change_unit(m[h], spread);
+#pragma unroll
+        for (int j = 0; j < COUNT / 4; j++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                d[4 * j + 2 * h + e] = fmaf(d[4 * j + 2 * h + e], p.scale, p.minus);
     }
 }
 
@@ -201,51 +222,148 @@ __device__ inline void fill_buffer(const float (&d)[COUNT], int row, uint32_t bu
     }
 }
 
+/* Where a thread gives the store of matrices the place of a row of 16-bit entries: in four matrices,
+ * features {0, 8} of the warp's by rows {0, 8}, row lane % 8 of matrix lane / 8. */
+__device__ inline uint32_t matrices_place(uint32_t buffer)
+{
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32 % 4;
+    return buffer + swizzled(lane / 16 * 8 + lane % 8, warp * 32 + lane / 8 % 2 * 16);
+}
+
+/* Of 16 bits: a row's 8 features, which 8 threads hold, come to one place. */
 template <int PIECE, typename T, int COUNT>
-__device__ inline void fill_buffer(const float (&d)[COUNT], int row, uint32_t buffer, int column,
+__device__ inline void fill_buffer(const float (&d)[COUNT], int row, uint32_t buffer, int,
                                    const T *)
 {
-    const int odd = threadIdx.x / 4 % 2;
+    const uint32_t to = matrices_place(buffer);
 
 #pragma unroll
-    for (int i = 0; i < PIECE / 8; i++) {
+    for (int i = 0; i < PIECE / 8; i += 2) {
+        uint32_t words[4];
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const pack<T, 2> pair = exchange<T>(d, row / 8 + i, h, odd);
-            const int r = 8 * i + (int)(threadIdx.x % 4) * 2 + odd;
-            uint32_t word;
-            memcpy(&word, &pair, sizeof word);
-            store_shared(buffer + swizzled(r, (column - odd + 8 * h) * 2), word);
+        for (int k = 0; k < 4; k++) {
+            const int at = 4 * (row / 8 + i + k / 2) + 2 * (k % 2);
+            const pack<T, 2> pair = {from_real<T>(d[at]), from_real<T>(d[at + 1])};
+            memcpy(&words[k], &pair, sizeof pair);
         }
+        store_matrices(to + (uint32_t)(8 * i * 128), words);
     }
 }
 
-/* By the copy engine, through two buffers a warpgroup of PIECE rows × 64 entries of T. thread: of
- * the warpgroup; barrier: a named one of its own. Where the pieces are odd in number, the tile before
- * ended in the first buffer too. */
-template <typename T, int PIECE, int COUNT>
-__device__ inline void copy_tile(const float (&d)[COUNT], const CUtensorMap *out, uint32_t buffers,
-                                 int feature, int row, int thread, int barrier)
+/* What a warpgroup's threads know of its tile's way to the copy engine. */
+struct outlet {
+    const CUtensorMap *map;
+    uint32_t buffers;
+    int feature, row;    /* of the tile */
+    int thread, barrier; /* of the warpgroup; a named one of its own */
+};
+
+/* Before a piece is put into a buffer: what was there is gone but for the last PENDING. */
+template <int PENDING>
+__device__ inline void open_buffer(const outlet &o)
 {
-    constexpr int WIDTH = 128 / (int)sizeof(T), BOXES = 64 / WIDTH, BUFFER = BOXES * PIECE * 128;
-    const int column = thread / 32 * 16 + thread % 32 / 4;
+    if (o.thread == 0)
+        store_wait<PENDING>();
+    named_wait(o.barrier, 128);
+}
+
+/* PIECE rows of the buffer, from row `at` of the tile, go on their way. */
+template <typename T, int PIECE>
+__device__ inline void send_buffer(const outlet &o, uint32_t buffer, int at)
+{
+    constexpr int WIDTH = 128 / (int)sizeof(T), BOXES = 64 / WIDTH;
+
+    copy_fence();
+    named_wait(o.barrier, 128);
+    if (o.thread == 0) {
+        for (int box = 0; box < BOXES; box++)
+            for (int r = 0; r < PIECE; r += FBNI_HOPPER_PIECE)
+                store_box(o.map, buffer + (uint32_t)((box * PIECE + r) * 128),
+                          o.feature + box * WIDTH, o.row + at + r);
+        store_commit();
+    }
+}
+
+/* By the copy engine, through two buffers a warpgroup of PIECE rows × 64 entries of T. Where the
+ * pieces are odd in number, the tile before ended in the first buffer too. */
+template <typename T, int PIECE, int COUNT>
+__device__ inline void copy_tile(const float (&d)[COUNT], const outlet &o)
+{
+    constexpr int BUFFER = PIECE * 64 * (int)sizeof(T);
+    constexpr bool ODD = 2 * COUNT / PIECE % 2 == 1;
+    const int column = o.thread / 32 * 16 + o.thread % 32 / 4;
 
 #pragma unroll
     for (int at = 0; at < 2 * COUNT; at += PIECE) {
-        const uint32_t buffer = buffers + (uint32_t)(at / PIECE % 2 * BUFFER);
-        if (thread == 0 && at == 0)
-            store_wait<0>();
-        else if (thread == 0)
-            store_wait<BOXES>();
-        named_wait(barrier, 128);
+        const uint32_t buffer = o.buffers + (uint32_t)(at / PIECE % 2 * BUFFER);
+        if (ODD && at == 0)
+            open_buffer<0>(o);
+        else
+            open_buffer<1>(o);
         fill_buffer<PIECE>(d, at, buffer, column, (const T *)NULL);
-        copy_fence();
-        named_wait(barrier, 128);
-        if (thread == 0)
-            for (int box = 0; box < BOXES; box++)
-                store_box(out, buffer + (uint32_t)(box * PIECE * 128), feature + box * WIDTH,
-                          row + at);
+        send_buffer<T, PIECE>(o, buffer, at);
     }
+}
+
+/* ---- packed ---- */
+
+/* Packs, stores and takes the moments of a whole tile in one pass, with the spread of 16 of its rows.
+ * False where others are too far away from those: then nothing has been done that matters. */
+template <int PIECE, int COUNT>
+__device__ inline bool pack_tile(tile_moments (&m)[2], const float (&d)[COUNT], const outlet &o)
+{
+    constexpr int ROWS = 2 * COUNT, BUFFER = PIECE * 128;
+    constexpr float MOST = 0x1p30f; /* of squares: none is more than 2^15 */
+    packing p[2] = {{0, 0}, {0, 0}};
+    float squares[2] = {0, 0};
+
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        m[h].shift = shift_of<true>(d, h, ROWS, ROWS);
+        const int spread = spread_of_few(d, h, m[h].shift);
+        m[h].power = spread - 10;
+        m[h].sum = 0;
+        p[h] = packing(m[h].shift, spread);
+    }
+#pragma unroll
+    for (int at = 0; at < ROWS; at += PIECE) {
+        const uint32_t buffer = o.buffers + (uint32_t)(at / PIECE % 2 * BUFFER);
+        uint32_t words[PIECE / 16][4];
+#pragma unroll
+        for (int i = 0; i < PIECE / 8; i++) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int k = 4 * (at / 8 + i) + 2 * h;
+                const float v = fmaf(d[k], p[h].scale, p[h].minus);
+                const float w = fmaf(d[k + 1], p[h].scale, p[h].minus);
+                const __half2 pair = __floats2half2_rn(v, w);
+                memcpy(&words[i / 2][i % 2 * 2 + h], &pair, sizeof pair);
+                m[h].sum += v;
+                m[h].sum += w;
+                squares[h] = fmaf(v, v, squares[h]);
+                squares[h] = fmaf(w, w, squares[h]);
+            }
+        }
+        open_buffer<1>(o);
+#pragma unroll
+        for (int i = 0; i < PIECE / 16; i++)
+            store_matrices(matrices_place(buffer) + (uint32_t)(16 * i * 128), words[i]);
+        send_buffer<__half, PIECE>(o, buffer, at);
+    }
+    bool fits = true;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        m[h].sum = add_quad(m[h].sum);
+        squares[h] = add_quad(squares[h]);
+        const float m2 = squares[h] - m[h].sum * (m[h].sum / (float)ROWS);
+        m[h].m2 = m2 < 0 ? 0 : m2;
+        fits = fits && squares[h] < MOST;
+    }
+    if (!named_wait_any(o.barrier, 128, !fits))
+        return true;
+    if (o.thread == 0)
+        store_finish(); /* before the same place is written again */
+    return false;
 }
 
 } // namespace fbni

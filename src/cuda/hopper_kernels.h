@@ -23,6 +23,13 @@ typedef enum fbni_hopper_kind {
     FBNI_HOPPER_KINDS
 } fbni_hopper_kind;
 
+/* What a product stores of its result. */
+typedef enum fbni_hopper_result {
+    FBNI_HOPPER_U,
+    FBNI_HOPPER_Y, /* with frozen statistics: as finish (its activation, affine and dtype) says */
+    FBNI_HOPPER_PACKED /* u in 16 bits (hopper_moments.cuh), of the half types, with partials */
+} fbni_hopper_result;
+
 /* A tile is FBNI_HOPPER_FEATURES × columns. */
 enum { FBNI_HOPPER_FEATURES = 128, FBNI_HOPPER_CLUSTER = 2, FBNI_HOPPER_PIECE = 16 };
 
@@ -37,14 +44,13 @@ typedef struct fbni_hopper_product {
     /* Row i of x is 2^-x_exponents[i] times what its parts add up to; NULL: as it is. */
     const int *w_exponents, *x_exponents;
     const int *rescue; /* device: not 0: the bf16 parts are there instead, without exponents */
-    /* The result, [N, O], u or, with frozen statistics, y: dimensions (O, N), boxes (128 bytes,
-     * FBNI_HOPPER_PIECE), swizzled; or, where no map can have it, out with its leading dimension,
-     * else NULL. */
+    /* The result, [N, O]: dimensions (O, N), boxes (128 bytes, FBNI_HOPPER_PIECE), swizzled; or, where
+     * no map can have it, out with its leading dimension, else NULL. */
+    fbni_hopper_result stored;
     CUtensorMap result;
     void *out;
     int64_t ldout;
-    int frozen; /* the result is y, as finish (its activation, affine and dtype) says */
-    fbni_cuda_finish finish;
+    fbni_cuda_finish finish; /* of FBNI_HOPPER_Y */
     /* Column moments by tiles of `columns` rows, four reals as column_moments.cu has them, tile t of T
      * as chunk T - 1 - t; or NULL. */
     float *partials;
@@ -55,6 +61,9 @@ cudaError_t fbni_hopper_allow_product(fbni_hopper_kind kind);
 cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper_product *product);
 /* The tiles that a kind is compiled for: their columns for index = 0, 1, ...; 0 after the last. */
 int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index);
+
+/* hopper_normalise.cu -- y = act(alpha (u - c) + shift) of packed u, in its place. */
+cudaError_t fbni_hopper_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish *finish);
 
 /* ---- whether f16 will do (hopper_judge.cu) ---- */
 

@@ -9,11 +9,12 @@
  *
  * Packed, u is a 16-bit float w with
  *
- *     u = shift + w 2^(spread - 10),      2^spread <= the root of the mean of (u - shift)^2 < 2^(spread + 1)
+ *     u = shift + w 2^(spread - 10)
  *
- * for shift and spread of the tile and feature. Of COLUMNS <= 256 rows none is more than 16 times the
- * root: w is less than 2^15. What is lost is 2^-12 of |u - shift| at most (2^-35 of the root where that is
- * little), whatever the mean.
+ * for shift and spread of the tile and feature, such that w is less than 2^15. What is lost is 2^-11 of
+ * |u - shift| at most, whatever the mean, or 2^-27 of the root of the mean of (u - shift)^2 over the
+ * tile where that is more. The spread is that root's exponent (of COLUMNS <= 256 rows none is more than
+ * 16 times the root), or comes from the first 16 rows.
  */
 #ifndef FBNI_CUDA_HOPPER_MOMENTS_CUH
 #define FBNI_CUDA_HOPPER_MOMENTS_CUH
@@ -83,45 +84,94 @@ __device__ inline void add_up_feature(const float (&d)[COUNT], int h, int mine, 
     *squares = add_quad(q);
 }
 
-/* The moments of the tile's first `rows` rows of feature h, the same in all four threads of a quad.
- * Where float's range does not hold the squares they are taken in another unit. */
+/* The moments of the tile's first `rows` rows, the same in all four threads of a quad. Where float's
+ * range does not hold the squares they are taken in another unit. Both features together: their sums
+ * do not wait for each other. */
 template <bool WHOLE, int COUNT>
-__device__ inline tile_moments moments_of(const float (&d)[COUNT], int h, int rows)
+__device__ inline void moments_of(tile_moments (&m)[2], const float (&d)[COUNT], int rows)
 {
-    constexpr float LEAST = 0x1p-90f; /* below, squares of what matters may underflow */
+    /* Below, squares of what matters may underflow; about a SHIFT none do, floats are too coarse there. */
+    constexpr float LEAST = 0x1p-90f, SHIFT = 0x1p-20f;
     constexpr int UP = 80, DOWN = -100;
     const int mine = rows - 2 * (int)(threadIdx.x % 4);
-    tile_moments m = {shift_of<WHOLE>(d, h, rows, mine), 0, 0, 0};
-    float squares;
+    float squares[2];
 
-    add_up_feature<WHOLE, false>(d, h, mine, m.shift, 1, &m.sum, &squares);
-    if (!(squares >= LEAST && squares <= FLT_MAX)) {
-        m.power = squares < LEAST ? DOWN : UP;
-        add_up_feature<WHOLE, true>(d, h, mine, m.shift, power_of_two(-m.power), &m.sum, &squares);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        m[h].shift = shift_of<WHOLE>(d, h, rows, mine);
+        m[h].power = 0;
+        add_up_feature<WHOLE, false>(d, h, mine, m[h].shift, 1, &m[h].sum, &squares[h]);
     }
-    const float m2 = squares - m.sum * (m.sum / (float)rows);
-    m.m2 = m2 < 0 ? 0 : m2; /* a NaN stays */
-    return m;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const bool fits =
+            squares[h] <= FLT_MAX && (squares[h] >= LEAST || fabsf(m[h].shift) >= SHIFT);
+        if (__any_sync(0xffffffffu, !fits)) { /* all take part; those that fit get the same */
+            m[h].power = fits ? 0 : squares[h] < LEAST ? DOWN : UP;
+            add_up_feature<WHOLE, true>(d, h, mine, m[h].shift, power_of_two(-m[h].power),
+                                        &m[h].sum, &squares[h]);
+        }
+        const float m2 = squares[h] - m[h].sum * (m[h].sum / (float)rows);
+        m[h].m2 = m2 < 0 ? 0 : m2; /* a NaN stays */
+    }
 }
 
 template <int COUNT>
 __device__ inline void take_moments(tile_moments (&m)[2], const float (&d)[COUNT], int rows)
 {
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        m[h] =
-            rows >= 2 * COUNT ? moments_of<true>(d, h, 2 * COUNT) : moments_of<false>(d, h, rows);
+    if (rows >= 2 * COUNT)
+        moments_of<true>(m, d, 2 * COUNT);
+    else
+        moments_of<false>(m, d, rows);
 }
 
 /* ---- in 16 bits ---- */
 
-/* The spread of packed values; from what is stored of the moments. */
+/* Below it, what is lost is nothing in float; and shift 2^(10 - spread) does not overflow where the
+ * values are equal. */
+__device__ inline int least_spread(float shift)
+{
+    const int exponent = (int)(__float_as_uint(shift) >> 23 & 255) - 127;
+    return exponent - 100 > -110 ? exponent - 100 : -110;
+}
+
+/* The spread of packed values; from what is stored of the moments. Rounded as written, so that all who
+ * ask get the same. */
 __device__ inline int spread_of(const tile_moments &m, float rows)
 {
-    constexpr int LEAST = -110; /* below, what is lost is nothing in float */
-    const float mean = m.sum / rows, square = m.m2 / rows + mean * mean;
+    const float mean = __fdiv_rn(m.sum, rows);
+    const float square = __fmaf_rn(mean, mean, __fdiv_rn(m.m2, rows));
+    const int least = least_spread(m.shift);
     const int exponent = m.power + ((int)(__float_as_uint(square) >> 23 & 255) - 127 >> 1);
-    return square > 0 && exponent > LEAST ? exponent : LEAST;
+    return square > 0 && exponent > least ? exponent : least;
+}
+
+/* The moments in the unit of w, 2^(spread - 10). */
+__device__ inline void change_unit(tile_moments &m, int spread)
+{
+    const float unit = power_of_two(m.power - (spread - 10));
+
+    m.sum *= unit;
+    m.m2 = m.m2 * unit * unit; /* the unit's square may be beyond float's range, where m2 is 0 */
+    m.power = spread - 10;
+}
+
+/* The spread by the first 16 rows of the tile, the largest of which becomes 2^6 to 2^7. */
+template <int COUNT>
+__device__ inline int spread_of_few(const float (&d)[COUNT], int h, float shift)
+{
+    float most = 0;
+
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            most = fmaxf(most, fabsf(d[4 * j + 2 * h + e] - shift));
+    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+    const int spread = (int)(__float_as_uint(most) >> 23 & 255) - 127 + 4;
+    const int least = least_spread(shift);
+    return spread > least ? spread : least;
 }
 
 /* Of a feature of a tile: packed as rounded(scale u + minus). */
@@ -149,6 +199,14 @@ __device__ inline uint32_t pack_pair(const float (&d)[COUNT], int j, int h, cons
 /* y = act(alpha (u - c) + t) of packed u is act(a w + b). */
 struct unpacking {
     float a, b;
+
+    /* Of feature j in a tile, whose moments are in the unit of w. */
+    __device__ unpacking(const fbni_cuda_finish &f, int64_t tile, int64_t j)
+    {
+        const float *from = f.packed.partials + (f.packed.tiles - 1 - tile) * 4 * f.O + j;
+        *this = unpacking(from[0], (int)from[3 * f.O] + 10, ((const float *)f.affine.alpha)[j],
+                          ((const float *)f.affine.c)[j], ((const float *)f.affine.shift)[j]);
+    }
 
     __device__ unpacking(float shift, int spread, float alpha, float c, float t)
     {

@@ -19,24 +19,33 @@ struct arguments {
     const int *w_exponents, *x_exponents, *rescue;
     void *out; /* NULL: the copy engine stores, by the map */
     int64_t ldout;
-    int frozen;
+    fbni_hopper_result stored;
     float *partials;
-    fbni_cuda_finish finish; /* with frozen */
+    fbni_cuda_finish finish; /* of FBNI_HOPPER_Y */
 };
 
-/* feature, row: of the warpgroup's tile. */
 template <typename T, int COLUMNS>
 __device__ void store(const float (&d)[COLUMNS / 2], const arguments &a, const fragment &f,
-                      const CUtensorMap *out, uint32_t buffers, int feature, int row)
+                      const outlet &o)
 {
-    constexpr int PIECE = tile_of<COLUMNS>::PIECE;
-    const int group = (int)threadIdx.x / GROUP - 1;
-
     if (a.out)
         store_tile(d, f, (T *)a.out, a.ldout);
     else
-        copy_tile<T, PIECE>(d, out, buffers + (uint32_t)(group * tile_of<COLUMNS>::STORE_BYTES / 2),
-                            feature, row, (int)threadIdx.x % GROUP, ALONE + group);
+        copy_tile<T, tile_of<COLUMNS>::template PIECE<T>>(d, o);
+}
+
+/* Packed, and the moments, in one pass if that will do. */
+template <int COLUMNS>
+__device__ void store_packed(tile_moments (&m)[2], float (&d)[COLUMNS / 2], const arguments &a,
+                             const fragment &f, const outlet &o)
+{
+    constexpr int PIECE = tile_of<COLUMNS>::template PIECE<__half>;
+    const int rows = rows_of<COLUMNS / 2>(f);
+
+    if (!a.out && rows == COLUMNS && pack_tile<PIECE>(m, d, o))
+        return;
+    pack_registers(m, d, rows);
+    store<__half, COLUMNS>(d, a, f, o);
 }
 
 template <typename T, int COLUMNS>
@@ -53,16 +62,25 @@ __device__ void finish(float (&d)[COLUMNS / 2], const arguments &a, const CUtens
     f.features = a.O;
     f.rows = a.N;
 
+    const outlet o = {out,     buffers + (uint32_t)(group * tile_of<COLUMNS>::STORE_BYTES / 2),
+                      feature, row,
+                      t,       ALONE + group};
+    tile_moments m[2];
+
     if (scaled)
         unscale(d, f, a.w_exponents, a.x_exponents);
-    if (a.partials)
-        store_moments(d, f, a.partials + (int64_t)(a.tiles - 1 - batch_tile) * 4 * a.O);
-    if (a.frozen) {
+    if (a.stored == FBNI_HOPPER_Y) {
         finish_registers(d, f, a.finish);
-        store<T, COLUMNS>(d, a, f, out, buffers, feature, row);
+        store<T, COLUMNS>(d, a, f, o);
+    } else if (sizeof(T) == 2 && a.stored == FBNI_HOPPER_PACKED) {
+        store_packed<COLUMNS>(m, d, a, f, o);
     } else {
-        store<float, COLUMNS>(d, a, f, out, buffers, feature, row);
+        if (a.partials)
+            take_moments(m, d, rows_of<COLUMNS / 2>(f));
+        store<float, COLUMNS>(d, a, f, o);
     }
+    if (a.partials)
+        store_moments(m, f, a.partials + (int64_t)(a.tiles - 1 - batch_tile) * 4 * a.O);
 }
 
 /* T: of y. */
@@ -226,7 +244,7 @@ cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper
     a.out = p->out;
     a.ldout = p->ldout;
     a.partials = p->partials;
-    a.frozen = p->frozen;
+    a.stored = p->stored;
     a.finish = p->finish;
     const int64_t clusters = least((int64_t)a.pairs * a.tiles, queue->processors / CLUSTER);
     return launch_ahead(v->function, (unsigned)(clusters * CLUSTER), THREADS, queue,

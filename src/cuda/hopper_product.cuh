@@ -45,14 +45,20 @@ struct tile_of {
     static constexpr int A_BYTES = TILE_FEATURES * ROW_BYTES;
     static constexpr int B_BYTES = COLUMNS * ROW_BYTES;
     static constexpr int SLOT_BYTES = A_BYTES + B_BYTES;
-    /* beside the slots: what is stored, two warpgroups × two buffers × PIECE rows × 64 floats */
-    static constexpr int PIECE = FBNI_HOPPER_PIECE;
-    static constexpr int STORE_BYTES = 2 * 2 * PIECE * GROUP_FEATURES * 4;
-    static constexpr int BARRIER_BYTES = 256;
-    static constexpr int REST = SHARED_ALIGN + STORE_BYTES + BARRIER_BYTES;
-    static constexpr int SLOTS =
-        (SHARED_MOST - REST) / SLOT_BYTES < 8 ? (SHARED_MOST - REST) / SLOT_BYTES : 8;
-    static constexpr int SHARED_BYTES = SLOTS * SLOT_BYTES + REST;
+    /* beside the slots: what is stored, two warpgroups × two buffers of some rows × 64 features */
+    static constexpr int BARRIER_BYTES = 256, FIXED = SHARED_ALIGN + BARRIER_BYTES;
+    static constexpr int BUFFER_LEAST = FBNI_HOPPER_PIECE * GROUP_FEATURES * 4;
+    static constexpr int FIT = (SHARED_MOST - FIXED - 4 * BUFFER_LEAST) / SLOT_BYTES;
+    static constexpr int SLOTS = FIT < 8 ? FIT : 8;
+    static constexpr int LEFT = SHARED_MOST - FIXED - SLOTS * SLOT_BYTES;
+    static constexpr int BUFFER_BYTES =
+        COLUMNS % 128 == 0 && LEFT >= 8 * BUFFER_LEAST ? 2 * BUFFER_LEAST : BUFFER_LEAST;
+    static constexpr int STORE_BYTES = 4 * BUFFER_BYTES;
+    static constexpr int SHARED_BYTES = SLOTS * SLOT_BYTES + STORE_BYTES + FIXED;
+
+    /* Rows of a buffer of T. */
+    template <typename T>
+    static constexpr int PIECE = BUFFER_BYTES / (GROUP_FEATURES * (int)sizeof(T));
 };
 
 /* ---- shared memory: a ring of slots ---- */

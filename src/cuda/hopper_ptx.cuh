@@ -63,6 +63,22 @@ __device__ inline void named_arrive(int id, int threads)
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+/* Whether any of the threads says so. */
+__device__ inline bool named_wait_any(int id, int threads, bool mine)
+{
+    uint32_t any;
+    asm volatile("{\n"
+                 ".reg .pred mine, any;\n"
+                 "setp.ne.u32 mine, %3, 0;\n"
+                 "bar.red.or.pred any, %1, %2, mine;\n"
+                 "selp.u32 %0, 1, 0, any;\n"
+                 "}\n"
+                 : "=r"(any)
+                 : "r"(id), "r"(threads), "r"((uint32_t)mine)
+                 : "memory");
+    return any != 0;
+}
+
 template <int REGISTERS>
 __device__ inline void keep_registers()
 {
@@ -165,14 +181,25 @@ __device__ inline void store_box(const CUtensorMap *map, uint32_t from, int colu
         "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
         "r"(from), "r"(column), "r"(row)
         : "memory");
+}
+
+/* The boxes since the last time are a group. */
+__device__ inline void store_commit()
+{
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-/* Until all but PENDING of this thread's boxes have been read from shared memory. */
+/* Until all but PENDING of this thread's groups have been read from shared memory. */
 template <int PENDING>
 __device__ inline void store_wait()
 {
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
+/* Until this thread's boxes have been written. */
+__device__ inline void store_finish()
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 __device__ inline void store_shared(uint32_t to, float v)
@@ -183,6 +210,15 @@ __device__ inline void store_shared(uint32_t to, float v)
 __device__ inline void store_shared(uint32_t to, uint32_t v)
 {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
+}
+
+/* Four matrices of 8 x 8 16-bit entries, transposed: of matrix m, words[m] is the thread's entries
+ * (column t / 4, rows 2 (t % 4) + {0, 1}), and thread 8 m + r has the address of row r. */
+__device__ inline void store_matrices(uint32_t to, const uint32_t (&words)[4])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
+                 "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                 : "memory");
 }
 
 /* To the same place in the shared memory of block `rank` of the cluster, whose barrier, at the place
