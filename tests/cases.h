@@ -20,6 +20,7 @@ typedef enum input_kind {
     INPUT_RECIPROCAL, /* columns of x scaled by powers of ten, those of W by their reciprocals */
     INPUT_ROWS,  /* rows of W scaled by powers of ten: columns of u, and of du by reciprocals */
     INPUT_ZEROS, /* zeros in s, gamma, t, W and x */
+    INPUT_LATE,  /* the first rows of x are zeros, most others are small beside the rest */
     INPUT_INF_X, /* one infinity in x */
     INPUT_NAN_X,
     INPUT_INF_W,

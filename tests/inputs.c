@@ -54,6 +54,8 @@ static void draw_x(inputs *in, const test_case *c, draws *d)
                 v = n > 0 ? in->x[k] : (double)draw_integer(d, -9, 9);
             if (c->input == INPUT_ZEROS && draw_integer(d, 0, 9) == 0)
                 v = 0;
+            if (c->input == INPUT_LATE)
+                v *= n < 20 ? 0 : n % 128 < 100 ? 0x1p-10 : 1;
             in->x[n * c->i + k] = rounded(c->dtype, v);
         }
     }

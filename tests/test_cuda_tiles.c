@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-static case_table table;
+static case_table table, packed;
 
 /* Tiles of 256 features (a pair) and of 128 to 256 rows; 66 pairs of blocks. */
 static const struct {
@@ -24,7 +24,8 @@ enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static bool is_concerned(const char *row)
 {
-    return strstr(row, "_sm90") || strstr(row, "gradients") || strcmp(row, "train_epilogue") == 0;
+    return strstr(row, "_sm90") || strstr(row, "gradients") || strcmp(row, "train_epilogue") == 0 ||
+           strcmp(row, "train_packed") == 0;
 }
 
 static void add_row(const kernel_row *row, bool training)
@@ -59,6 +60,35 @@ START_TEST(test_tiles)
 }
 END_TEST
 
+/* Without a saved buffer u is kept in 16 bits, by whole tiles and by the rest of one, in rows that the
+ * copy engine stores and in others. */
+static void add_packed(const kernel_row *row)
+{
+    for (int k = 0; k < 4 * INPUT_KINDS; k++) {
+        test_case c = case_default(true);
+        c.kernel = row->name;
+        c.dtype = k % 2 ? FBN_F16 : FBN_BF16;
+        c.n = 599, c.i = 5;
+        c.o = k / 2 % 2 ? 264 : 131;
+        c.input = (input_kind)(k / 4);
+        c.activation = (fbn_activation)(k / 2 % 4); /* none to silu */
+        c.bias = c.gamma = c.beta = c.batch_stats = true;
+        table_add(&packed, &c);
+    }
+}
+
+START_TEST(test_packed)
+{
+    trial t;
+    char name[CASE_NAME_SIZE];
+    harness_enter(case_name(&packed.cases[_i], name, sizeof name));
+    trial_create(&t, &packed.cases[_i], harness_seed(), NULL, false);
+    HARNESS_OK(trial_forward(&t));
+    trial_check_forward(&t);
+    trial_destroy(&t);
+}
+END_TEST
+
 static void add(Suite *suite)
 {
     size_t count;
@@ -66,13 +96,19 @@ static void add(Suite *suite)
     for (size_t r = 0; r < count; r++)
         for (int training = 0; training < 2 && is_concerned(rows[r].name); training++)
             add_row(&rows[r], training);
+    for (size_t r = 0; r < count; r++)
+        if (strcmp(rows[r].name, "train_packed") == 0)
+            add_packed(&rows[r]);
     harness_finish(&table);
+    harness_finish(&packed);
     harness_add(suite, "tiles", test_tiles, table.count);
+    harness_add(suite, "packed", test_packed, packed.count);
 }
 
 int main(void)
 {
     int status = cuda_main("test_cuda_tiles", add);
     table_clear(&table);
+    table_clear(&packed);
     return status;
 }
