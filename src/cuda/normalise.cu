@@ -27,10 +27,11 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS<real_t<T>>) normalise(fbni_cuda_
     constexpr int COUNT = columns<R, WIDE>::COUNT;
     const int step = BLOCK / lanes;
     const columns<R, WIDE> cols(blockIdx.x, (int)threadIdx.x % lanes, lanes, a.O);
-    const affine_of<R> v(cols, a.affine);
 
     if (!cols.any())
         return;
+    wait_for_kernels();
+    const affine_of<R> v(cols, a.affine);
     for (int64_t row = (int64_t)blockIdx.y * (step * ROWS) + (int)threadIdx.x / lanes; row < a.N;
          row += (int64_t)gridDim.y * (step * ROWS)) {
         const R *u = (const R *)a.u + row * a.ldu;
@@ -63,8 +64,8 @@ cudaError_t launch_activation(const fbni_cuda_queue *queue, const fbni_cuda_fini
                                             ceil_div(a.N, BLOCK / lanes * ROWS));
     const bool wide =
         is_wide(a.u, a.ldu, a.O, COUNT, sizeof(R)) && is_wide(a.y, a.ldy, a.O, COUNT, sizeof(T));
-    return launch(wide ? normalise<T, ACT, true> : normalise<T, ACT, false>,
-                  dim3((unsigned)slabs, (unsigned)blocks), BLOCK, queue->stream, a, lanes);
+    return launch_ahead(wide ? normalise<T, ACT, true> : normalise<T, ACT, false>,
+                        dim3((unsigned)slabs, (unsigned)blocks), BLOCK, queue, 0, a, lanes);
 }
 
 template <typename T>

@@ -94,6 +94,7 @@ __global__ void __launch_bounds__(REGISTERS_THREADS) softmax_registers(fbni_cuda
     row_of<T, WIDE> row, next;
     int64_t i = blockIdx.x;
 
+    wait_for_kernels();
     if (WIDE)
         next.load(a, i);
 #pragma unroll
@@ -243,6 +244,7 @@ __global__ void __launch_bounds__(ONLINE_THREADS, 1) softmax_online(fbni_cuda_fi
     using R = real_t<T>;
     __shared__ R tops[ROWS][ONLINE_THREADS / 32], sums[ROWS][ONLINE_THREADS / 32];
 
+    wait_for_kernels();
     for (int64_t first = (int64_t)blockIdx.x * ROWS; first < a.N;
          first += (int64_t)gridDim.x * ROWS) {
         const int rows = rows_at(first, a.N);
@@ -286,8 +288,8 @@ cudaError_t launch_registers(const fbni_cuda_queue *queue, const fbni_cuda_finis
     const int warps = (int)ceil_div(a.O, 32 * COUNT * VECTORS);
     /* as many blocks as fit: each thread may take 128 registers, and a block is at least a warp */
     const int64_t resident = (int64_t)queue->processors * (MAX_WARPS / warps);
-    return launch(moves_wide<T>(a) ? softmax_registers<T, true> : softmax_registers<T, false>,
-                  (unsigned)least(a.N, resident), (unsigned)warps * 32, queue->stream, a);
+    return launch_ahead(moves_wide<T>(a) ? softmax_registers<T, true> : softmax_registers<T, false>,
+                        (unsigned)least(a.N, resident), (unsigned)warps * 32, queue, 0, a);
 }
 
 template <typename T>
@@ -296,9 +298,9 @@ cudaError_t launch_online(const fbni_cuda_queue *queue, const fbni_cuda_finish &
     constexpr int COUNT = 16 / (int)sizeof(real_t<T>);
     const int warps = (int)least(ceil_div(a.O, 32 * COUNT), ONLINE_THREADS / 32);
     const int64_t resident = (int64_t)queue->processors * (2 * ONLINE_THREADS / 32 / warps);
-    return launch(moves_wide<T>(a) ? softmax_online<T, true> : softmax_online<T, false>,
-                  (unsigned)least(ceil_div(a.N, ROWS), resident), (unsigned)warps * 32,
-                  queue->stream, a);
+    return launch_ahead(moves_wide<T>(a) ? softmax_online<T, true> : softmax_online<T, false>,
+                        (unsigned)least(ceil_div(a.N, ROWS), resident), (unsigned)warps * 32, queue,
+                        0, a);
 }
 
 } // namespace
