@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Matrices between a half type and float: operands of products that cuBLAS has for float alone, and
- * gradients that are rounded once, after everything has been added up in float. (And float gradients
- * that are added to what is there.)
+ * gradients that are rounded once, after everything has been added up in float. (And float
+ * gradients that are added to what is there.)
  */
 #include "device.cuh"
 

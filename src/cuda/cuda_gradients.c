@@ -121,9 +121,9 @@ static fbn_dtype type_of(fbni_cuda_parts parts)
     return parts == FBNI_CUDA_PARTS_BF16X3 ? FBN_BF16 : FBN_F32;
 }
 
-/* Whether the parts of du are multiplied at once. That takes copies of W instead of a float dx: much
- * faster with more rows than features (f + b of 65536 x 512 -> 512: 658 us for 870 on an H200),
- * slower with fewer (1024 x 8192 -> 8192: 2231 us for 1822). */
+/* Whether the parts of du are multiplied at once. That takes copies of W instead of a float dx:
+ * much faster with more rows than features (f + b of 65536 x 512 -> 512: 658 us for 870 on an
+ * H200), slower with fewer (1024 x 8192 -> 8192: 2231 us for 1822). */
 static bool at_once(const fbni_cuda_backward_job *job, fbni_cuda_parts parts)
 {
     return parts == FBNI_CUDA_PARTS_BF16X3 && job->N >= job->O;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The driver of the Hopper product (hopper_product.cuh, hopper_split.cu): its operands, their memory and
- * tensor maps, and the call.
+ * The driver of the Hopper product (hopper_product.cuh, hopper_split.cu): its operands, their
+ * memory and tensor maps, and the call.
  */
 #include <string.h>
 

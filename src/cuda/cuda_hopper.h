@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The Hopper product from the drivers' side: which kind a layer needs, its tiles, its memory and its
- * call. Without sm_90a in the module all of it refuses.
+ * The Hopper product from the drivers' side: which kind a layer needs, its tiles, its memory and
+ * its call. Without sm_90a in the module all of it refuses.
  */
 #ifndef FBNI_CUDA_HOPPER_H
 #define FBNI_CUDA_HOPPER_H
@@ -70,8 +70,8 @@ typedef struct fbni_hopper_call {
     bool packed;                    /* no affine yet: u is written in y's place, packed */
 } fbni_hopper_call;
 
-/* Before the first product of a kind on the context's device: a layer does it when it is created, so
- * that nothing is loaded in the hot path. */
+/* Before the first product of a kind on the context's device: a layer does it when it is created,
+ * so that nothing is loaded in the hot path. */
 fbn_status fbni_hopper_allow(fbni_cuda_context *context, fbni_hopper_kind kind);
 
 /* u = x W^T (and its column moments). */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The products of the backward pass on the Hopper product out[n, o] = sum over k of x[n, k] w[o, k]:
+ * The products of the backward pass on the Hopper product, out[n, o] = sum over k of
+ * x[n, k] w[o, k]:
  *
  *                    x            w            depth
  *     dx = du W      du [N,O]     W^T [I,O]    O

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The planner of the Hopper product: what it takes, where it is expected to be faster than cuBLAS, and
- * its tiles.
+ * The planner of the Hopper product: what it takes, where it is expected to be faster than cuBLAS,
+ * and its tiles.
  */
 #include <math.h>
 
@@ -85,8 +85,8 @@ static int64_t ceil_div(int64_t a, int64_t b)
 }
 
 /* The tiles that fill the fewest waves of the machine, counted in columns; the wider where two do
- * as well. Four pairs of feature tiles together (1, 2, 4, 8 at 16384 x 4096 -> 4096: 2403, 2299, 2286,
- * 2316 us for float, 824, 782, 769, 767 for bf16): a wave then shares a band of W and of x. */
+ * as well. Four pairs of feature tiles together (1, 2, 4, 8 at 16384 x 4096 -> 4096: 2403, 2299,
+ * 2286, 2316 us for float, 824, 782, 769, 767 for bf16): a wave then shares a band of W and x. */
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                        int64_t N, int64_t O)
 {

@@ -67,7 +67,7 @@ typedef enum fbni_cuda_row_id {
     FBNI_CUDA_PRODUCT_CUBLAS,     /* operands as they are */
     FBNI_CUDA_PRODUCT_CUBLAS_F32, /* half operands converted to float */
     FBNI_CUDA_TRAIN_SMALL,        /* the product too, all in one launch (cuda_small.c) */
-    FBNI_CUDA_TRAIN_PACKED,       /* and has stored u in 16 bits; unless u is saved */
+    FBNI_CUDA_TRAIN_PACKED,       /* as EPILOGUE, and u is in 16 bits, unless it is saved */
     FBNI_CUDA_TRAIN_EPILOGUE,     /* the product has taken the moments */
     FBNI_CUDA_TRAIN_SLAB,
     FBNI_CUDA_TRAIN_PASSES,
@@ -95,8 +95,8 @@ const char *fbni_cuda_row_refusal(const fbni_cuda_context *context, fbni_cuda_ro
  * too. quiet: nothing is logged. FBN_ERR_UNSUPPORTED where desc->kernel is unknown or refuses. */
 fbn_status fbni_cuda_choose(const fbni_cuda_context *context, const fbn_layer_desc *desc,
                             bool quiet, fbni_cuda_choice *choice);
-/* The rows of FBNI_CUDA_PRODUCT and, with that, of FBNI_CUDA_TRAIN for one call: where it has few rows
- * cuBLAS may be faster than the layer's own product, whose tiles stay as high. */
+/* The rows of FBNI_CUDA_PRODUCT and, with that, of FBNI_CUDA_TRAIN for one call: where it has few
+ * rows cuBLAS may be faster than the layer's own product, whose tiles stay as high. */
 fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
                                           const fbn_layer_desc *desc,
                                           const fbni_cuda_choice *choice, int64_t batch);
@@ -257,8 +257,7 @@ fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *pr
  * weights O×I; weights is NULL where weight is float already. */
 typedef struct fbni_forward_product {
     fbni_cuda_row_id row;
-    bool
-        split; /* Hopper: weight is NULL, and weights has its parts (fbni_hopper_prepare_operand) */
+    bool split; /* Hopper: not weight, but its parts in weights (fbni_hopper_prepare_operand) */
     const fbn_layer_desc *desc;
     int64_t N;
     const void *x;

@@ -166,10 +166,11 @@ cudaError_t fbni_cuda_features_restore(const fbni_cuda_queue *queue, int is_doub
 
 /* ---- forward ---- */
 
-/* u in 16 bits, of tiles of rows (hopper_moments.cuh), each feature relative to its moments there. */
+/* u in 16 bits, by tiles of rows (hopper_moments.cuh): each feature relative to its moments there. */
 typedef struct fbni_cuda_packed {
-    const float
-        *partials; /* moments, four reals as below, tile t of T as chunk T - 1 - t; or NULL */
+    /* moments, four reals as fbni_cuda_column_moments has them, tile t of T as chunk T - 1 - t; or
+     * NULL: u is not packed */
+    const float *partials;
     int64_t tile_rows, tiles;
     int band; /* pairs of Hopper's feature tiles that were stored together */
 } fbni_cuda_packed;

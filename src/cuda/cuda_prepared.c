@@ -159,8 +159,8 @@ static bool stores_y(const cuda_prepared *p)
     return p->split && !fbni_is_rowwise(p->desc.activation);
 }
 
-/* The workspace of a run: u as floats for the half types, where y is not stored at once, x as floats
- * or in parts where it is converted or split, and what a split needs. */
+/* The workspace of a run: u as floats for the half types, where y is not stored at once, x as
+ * floats or in parts where it is converted or split, and what a split needs. */
 typedef struct run_workspace {
     size_t u, inputs, control, total;
 } run_workspace;

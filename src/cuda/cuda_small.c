@@ -16,8 +16,8 @@ const char *fbni_small_refuse_layer(const fbni_cuda_context *context, const fbn_
     return fbni_hopper_refuse_sizes(desc->max_batch, desc->in_features, desc->out_features);
 }
 
-/* What was measured on an H200, in microseconds (bench/results/h200-hopper.txt): of this kernel, and
- * of cuBLAS's product with train_slab behind it; errors of a fifth, in both. */
+/* What was measured on an H200, in microseconds (bench/results/h200-hopper.txt): of this kernel,
+ * and of cuBLAS's product with train_slab behind it; errors of a fifth, in both. */
 static const struct speed {
     double start, rows, stage, finish; /* of a stage, of a feature for every warp */
     double blas_start, blas_depth, blas_work;

@@ -136,9 +136,10 @@ __device__ inline void store_pack(T *to, const pack<T, COUNT> &p)
 
 /* ---- the columns of a thread ---- */
 
-/* A slab is `lanes` threads wide, each with COUNT columns: 16 bytes of reals, unless said otherwise.
- * WIDE: they are neighbours, moved by one instruction, and all there or none. Else they are `lanes`
- * apart, so that the threads of a warp still touch neighbours, and any number of them is there. */
+/* A slab is `lanes` threads wide, each with COUNT columns: 16 bytes of reals, unless said
+ * otherwise. WIDE: they are neighbours, moved by one instruction, and all there or none. Else they
+ * are `lanes` apart, so that the threads of a warp still touch neighbours, and any number of them
+ * is there. */
 template <typename R, bool WIDE, int MANY = 16 / (int)sizeof(R)>
 struct columns {
     static constexpr int COUNT = MANY;

@@ -142,8 +142,8 @@ __device__ inline fbni_affine train_feature(const fbni_cuda_features &a, int64_t
     return of.affine;
 }
 
-/* Rows of the chunks: some have a group more than the others, and the last group, which is short, is
- * chunk 0's first. */
+/* Rows of the chunks: some have a group more than the others, and the last group, which is short,
+ * is chunk 0's first. */
 struct chunk_rows {
     int more; /* chunks, the first ones */
     double many, few, missing, by_many, by_few;

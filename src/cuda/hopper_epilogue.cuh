@@ -29,8 +29,8 @@ struct fragment {
     }
 };
 
-/* d times 2^-(exponent of its row of w + exponent of its row of x). FAR: in two steps, that together
- * do not leave float's range where the result does not; else one for each is as good. */
+/* d times 2^-(exponent of its row of w + exponent of its row of x). FAR: in two steps, that
+ * together do not leave float's range where the result does not; else one for each is as good. */
 template <bool FAR, int COUNT>
 __device__ inline void unscale_by(float (&d)[COUNT], const int (&of_feature)[2], const int *of_rows,
                                   int rows)
@@ -222,8 +222,8 @@ __device__ inline void fill_buffer(const float (&d)[COUNT], int row, uint32_t bu
     }
 }
 
-/* Where a thread gives the store of matrices the place of a row of 16-bit entries: in four matrices,
- * features {0, 8} of the warp's by rows {0, 8}, row lane % 8 of matrix lane / 8. */
+/* Where a thread gives the store of matrices the place of a row of 16-bit entries: in four
+ * matrices, features {0, 8} of the warp's by rows {0, 8}, row lane % 8 of matrix lane / 8. */
 __device__ inline uint32_t matrices_place(uint32_t buffer)
 {
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32 % 4;
@@ -307,8 +307,8 @@ __device__ inline void copy_tile(const float (&d)[COUNT], const outlet &o)
 
 /* ---- packed ---- */
 
-/* Packs, stores and takes the moments of a whole tile in one pass, with the spread of 16 of its rows.
- * False where others are too far away from those: then nothing has been done that matters. */
+/* Packs, stores and takes the moments of a whole tile in one pass, with the spread of 16 of its
+ * rows. False where others are too far away from those: then nothing has been done that matters. */
 template <int PIECE, int COUNT>
 __device__ inline bool pack_tile(tile_moments (&m)[2], const float (&d)[COUNT], const outlet &o)
 {

@@ -3,8 +3,8 @@
  * What the judge of a split needs (hopper_split.cuh): the largest entries of the columns of both
  * operands, out of those that the blocks of a split found, and their sums.
  *
- * A block takes 64 columns at a time: 8 threads side by side, 8 columns each, 32 of the blocks' rows
- * at once. Nothing is counted or cleared: what follows adds the blocks' sums up itself.
+ * A block takes 64 columns at a time: 8 threads side by side, 8 columns each, 32 of the blocks'
+ * rows at once. Nothing is counted or cleared: what follows adds the blocks' sums up itself.
  */
 #include "hopper_split.cuh"
 

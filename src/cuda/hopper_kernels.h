@@ -44,15 +44,15 @@ typedef struct fbni_hopper_product {
     /* Row i of x is 2^-x_exponents[i] times what its parts add up to; NULL: as it is. */
     const int *w_exponents, *x_exponents;
     const int *rescue; /* device: not 0: the bf16 parts are there instead, without exponents */
-    /* The result, [N, O]: dimensions (O, N), boxes (128 bytes, FBNI_HOPPER_PIECE), swizzled; or, where
-     * no map can have it, out with its leading dimension, else NULL. */
+    /* The result, [N, O]: dimensions (O, N), boxes (128 bytes, FBNI_HOPPER_PIECE), swizzled; or,
+     * where no map can have it, out with its leading dimension, else NULL. */
     fbni_hopper_result stored;
     CUtensorMap result;
     void *out;
     int64_t ldout;
     fbni_cuda_finish finish; /* of FBNI_HOPPER_Y */
-    /* Column moments by tiles of `columns` rows, four reals as column_moments.cu has them, tile t of T
-     * as chunk T - 1 - t; or NULL. */
+    /* Column moments by tiles of `columns` rows, four reals as column_moments.cu has them, tile t
+     * of T as chunk T - 1 - t; or NULL. */
     float *partials;
 } fbni_hopper_product;
 
@@ -75,8 +75,8 @@ typedef struct fbni_hopper_control {
     int rescue;                        /* the verdict: f16 loses what the product needs */
 } fbni_hopper_control;
 
-/* The largest entries of an operand's columns as f16 has them: the largest of `count` rows, ld apart;
- * count 0: they are in `largest` already (or, NULL, not there). */
+/* The largest entries of an operand's columns as f16 has them: the largest of `count` rows, ld
+ * apart; count 0: they are in `largest` already (or, NULL, not there). */
 typedef struct fbni_hopper_columns {
     unsigned *largest; /* ld */
     const uint16_t *rows;

@@ -11,10 +11,10 @@
  *
  *     u = shift + w 2^(spread - 10)
  *
- * for shift and spread of the tile and feature, such that w is less than 2^15. What is lost is 2^-11 of
- * |u - shift| at most, whatever the mean, or 2^-27 of the root of the mean of (u - shift)^2 over the
- * tile where that is more. The spread is that root's exponent (of COLUMNS <= 256 rows none is more than
- * 16 times the root), or comes from the first 16 rows.
+ * for shift and spread of the tile and feature, such that w is less than 2^15. What is lost is
+ * 2^-11 of |u - shift| at most, whatever the mean, or 2^-27 of the root of the mean of
+ * (u - shift)^2 over the tile where that is more. The spread is that root's exponent (of COLUMNS <=
+ * 256 rows none is more than 16 times the root), or comes from the first 16 rows.
  */
 #ifndef FBNI_CUDA_HOPPER_MOMENTS_CUH
 #define FBNI_CUDA_HOPPER_MOMENTS_CUH
@@ -38,9 +38,9 @@ __device__ inline float add_quad(float v)
     return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
 
-/* About what the moments are taken: the mean of up to 16 rows. Near enough to the mean that the squares
- * about that are what is left of those about it, and the same as every one in a column of equal
- * values. mine: rows 8 j + e < mine are there. */
+/* About what the moments are taken: the mean of up to 16 rows. Near enough to the mean that the
+ * squares about that are what is left of those about it, and the same as every one in a column of
+ * equal values. mine: rows 8 j + e < mine are there. */
 template <bool WHOLE, int COUNT>
 __device__ inline float shift_of(const float (&d)[COUNT], int h, int rows, int mine)
 {
@@ -84,13 +84,14 @@ __device__ inline void add_up_feature(const float (&d)[COUNT], int h, int mine, 
     *squares = add_quad(q);
 }
 
-/* The moments of the tile's first `rows` rows, the same in all four threads of a quad. Where float's
- * range does not hold the squares they are taken in another unit. Both features together: their sums
- * do not wait for each other. */
+/* The moments of the tile's first `rows` rows, the same in all four threads of a quad. Where
+ * float's range does not hold the squares they are taken in another unit. Both features together:
+ * their sums do not wait for each other. */
 template <bool WHOLE, int COUNT>
 __device__ inline void moments_of(tile_moments (&m)[2], const float (&d)[COUNT], int rows)
 {
-    /* Below, squares of what matters may underflow; about a SHIFT none do, floats are too coarse there. */
+    /* Below, squares of what matters may underflow; about a SHIFT none do, floats are too coarse
+     * there. */
     constexpr float LEAST = 0x1p-90f, SHIFT = 0x1p-20f;
     constexpr int UP = 80, DOWN = -100;
     const int mine = rows - 2 * (int)(threadIdx.x % 4);
@@ -135,8 +136,7 @@ __device__ inline int least_spread(float shift)
     return exponent - 100 > -110 ? exponent - 100 : -110;
 }
 
-/* The spread of packed values; from what is stored of the moments. Rounded as written, so that all who
- * ask get the same. */
+/* The spread of packed values, from their moments. */
 __device__ inline int spread_of(const tile_moments &m, float rows)
 {
     const float mean = __fdiv_rn(m.sum, rows);
@@ -184,17 +184,6 @@ struct packing {
         minus = -shift * scale;
     }
 };
-
-/* u's two values of feature h at j. */
-template <int COUNT>
-__device__ inline uint32_t pack_pair(const float (&d)[COUNT], int j, int h, const packing &p)
-{
-    const __half2 pair = __floats2half2_rn(fmaf(d[4 * j + 2 * h], p.scale, p.minus),
-                                           fmaf(d[4 * j + 2 * h + 1], p.scale, p.minus));
-    uint32_t word;
-    memcpy(&word, &pair, sizeof word);
-    return word;
-}
 
 /* y = act(alpha (u - c) + t) of packed u is act(a w + b). */
 struct unpacking {

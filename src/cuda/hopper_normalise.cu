@@ -6,8 +6,8 @@
  * A block takes some rows of a tile of the product, two feature tiles wide. Its threads have 4 rows
  * of 8 features on their way while they work out the coefficients of the tile, a feature each, and
  * then always the next 4. The tiles come in the order in which they were stored, the last first: it
- * is still in the L2 cache. 65536 x 512 bf16: 33 us, of 67 MB each way (42 with 64 rows a block that are
- * all asked for at once).
+ * is still in the L2 cache. 65536 x 512 bf16: 33 us, of 67 MB each way (42 with 64 rows a block
+ * that are all asked for at once).
  */
 #include "activations.cuh"
 #include "hopper_moments.cuh"
@@ -75,7 +75,7 @@ struct coefficients {
     }
 };
 
-/* share: rows of a block. */
+/* Those of a thread's next ROWS rows that are there: of the block's rows, the first `left`. */
 template <bool WIDE>
 __device__ inline void load_rows(packed_values (&w)[ROWS], const columns<float, WIDE, COUNT> &cols,
                                  const uint16_t *y, int64_t ldy, int row, int step, int left)
@@ -86,6 +86,7 @@ __device__ inline void load_rows(packed_values (&w)[ROWS], const columns<float, 
             w[i].load(cols, y + (row + i * step) * ldy);
 }
 
+/* lanes: threads of a row; share: rows of a block. */
 template <typename T, fbn_activation ACT, bool WIDE>
 __global__ void __launch_bounds__(BLOCK, blocks_of(ACT))
     normalise_packed(fbni_cuda_finish a, schedule order, int lanes, int share)

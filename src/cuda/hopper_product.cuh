@@ -4,11 +4,11 @@
  * mbarriers and wgmma. Forward: a is W [O,I], b is x [N,I]. Features are the tile's rows, so that a
  * thread holds 2 features × COLUMNS / 4 batch rows: their moments are sums in its own registers.
  *
- *                    batch rows n                  A block has 128 features × COLUMNS batch rows: two
- *               +--------------------+             warpgroups of 64 features each, and one thread of a
- *     features  | block 0: 64 | WG 0 |             third that keeps the copy engine busy. Two blocks
- *        o      |          64 | WG 1 |             make a cluster: they share the batch rows, of which
- *               +--------------------+             each fetches half for both.
+ *                    batch rows n           A block has 128 features × COLUMNS batch rows: two
+ *               +--------------------+      warpgroups of 64 features each, and one thread of a
+ *     features  | block 0: 64 | WG 0 |      third that keeps the copy engine busy. Two blocks
+ *        o      |          64 | WG 1 |      make a cluster: they share the batch rows, of which
+ *               +--------------------+      each fetches half for both.
  *               | block 1            |
  *               +--------------------+
  *
@@ -102,8 +102,8 @@ struct ring {
 
 /* ---- the order of tiles ---- */
 
-/* Bands of `band` pairs of feature tiles; within a band batch tile by batch tile. So what runs at the
- * same time shares a band of W and a stretch of x, and a band is complete before the next. */
+/* Bands of `band` pairs of feature tiles; within a band batch tile by batch tile. So what runs at
+ * the same time shares a band of W and a stretch of x, and a band is complete before the next. */
 struct schedule {
     int pairs, tiles; /* of feature tiles; of batch tiles */
     int band;

@@ -157,7 +157,7 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap *map, uint32_t ba
         : "memory");
 }
 
-/* The same box to the same place in every block of `ranks` (a bit each), whose barriers count it. */
+/* The box to the same place in every block of `ranks` (a bit each), whose barriers count it. */
 __device__ inline void copy_box_to(uint32_t to, const CUtensorMap *map, uint32_t barrier,
                                    int column, int row, int part, uint16_t ranks)
 {
@@ -221,8 +221,8 @@ __device__ inline void store_matrices(uint32_t to, const uint32_t (&words)[4])
                  : "memory");
 }
 
-/* To the same place in the shared memory of block `rank` of the cluster, whose barrier, at the place
- * of this one, counts the 16 bytes. */
+/* To the same place in the shared memory of block `rank` of the cluster, whose barrier, at the
+ * place of this one, counts the 16 bytes. */
 __device__ inline void send_to(uint32_t to, uint32_t barrier, uint32_t rank, float4 v)
 {
     asm volatile("{\n"

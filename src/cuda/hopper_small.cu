@@ -3,21 +3,21 @@
  * Training in one launch for batches of up to 256 rows, sm_90: product, moments, features and y.
  *
  *                depth, shared by the blocks of a cluster
- *               +-------+-------+-------+--     Small layers are all latency: so every multiprocessor
- *      x, W     | block | block | block | ..    takes a part, and loads all of it at once where it
- *               |   0   |   1   |   2   |       fits. A cluster owns 40 features and all rows, and
- *               +-------+-------+-------+--     needs no other: each of its blocks multiplies a part
- *                                               of the depth, and then owns a part of the features.
+ *               +-------+-------+-------+--   Small layers are all latency: so every multiprocessor
+ *      x, W     | block | block | block | ..  takes a part, and loads all of it at once where it
+ *               |   0   |   1   |   2   |     fits. A cluster owns 40 features and all rows, and
+ *               +-------+-------+-------+--   needs no other: each of its blocks multiplies a part
+ *                                             of the depth, and then owns a part of the features.
  *      features +-------------------------+
- *        0..39  | block 0: the first ones |     part of u -> its owner's shared memory; the owner adds
- *               | block 1: ...            |     the parts in the order of the ranks, one warp for a
- *               +-------------------------+     feature: moments in double, algebra.h, y.
+ *        0..39  | block 0: the first ones |  part of u -> its owner's shared memory; the owner adds
+ *               | block 1: ...            |  the parts in the order of the ranks, one warp for a
+ *               +-------------------------+  feature: moments in double, algebra.h, y.
  *                  all N rows, N <= ROWS
  *
  * 128 x 1024 -> 512 on an H200, us, f32 | TF32 | bf16 (cuBLAS and train_slab: 18 | 11.7 | 9.3):
  *   25   | 13.9 | 9.6   the first version
- *   10.9 |  7.9 | 5.9   the cluster's barrier relaxed (release costs a fence of the whole device), parts
- *                       of u by st.async, two blocks on a multiprocessor where need be
+ *   10.9 |  7.9 | 5.9   the cluster's barrier relaxed (release costs a fence of the whole device),
+ *                       parts of u by st.async, two blocks on a multiprocessor where need be
  *    9.9 |  7.2 | 5.6   ldmatrix, every warp starts a stage, parameters asked for early
  *    8.4 |  6.5 | 5.1   40 features instead of 32: 13 clusters have their multiprocessors for
  *                       themselves where of 16 one or two shared theirs; vectors from the inbox
@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(THREADS, 1) train_small(const __grid_constant_
         barrier_init(full + 8 * warp, 1);
         barrier_init_fence();
     }
-    cudaGridDependencySynchronize(); /* what is read may be the kernel before's */
+    wait_for_kernels(); /* what is read may be the kernel before's */
     if (threadIdx.x % 32 == 0 && a.from.has_maps && warp < a.from.slots &&
         range.from + warp < range.to)
         fetch_stage<T, ROWS>(a.from, shared_address(slots) + warp * tile::SLOT_BYTES,

@@ -6,9 +6,10 @@
  *
  * FP32: operands are split in registers, x = hi + lo, both TF32 and so of float's range; lo.hi and
  * hi.lo come first, then hi.hi. Tensor cores truncate what they add to an accumulator, to its own
- * size: so it begins anew after every 16 of the depth, and the sums are added by ordinary additions.
- * A warp multiplies again, without tensor cores, what the parts do not give: where an entry is not
- * finite or rounds to an infinity; and a row of x or W with nothing above TF32's last denormals.
+ * size: so it begins anew after every 16 of the depth, and the sums are added by ordinary
+ * additions. A warp multiplies again, without tensor cores, what the parts do not give: where an
+ * entry is not finite or rounds to an infinity; and a row of x or W with nothing above TF32's last
+ * denormals.
  */
 #ifndef FBNI_CUDA_HOPPER_SMALL_CUH
 #define FBNI_CUDA_HOPPER_SMALL_CUH

@@ -3,13 +3,13 @@
  * Float operands as sums of 16-bit ones, for the tensor cores, along their rows.
  * hopper_split.cuh says which numbers, and when f16 will do.
  *
- * A block takes rows of one operand: LANES threads a row, each the same columns of every row, 8 at a
- * time. What it finds largest in each column, it leaves to the judge.
+ * A block takes rows of one operand: LANES threads a row, each the same columns of every row, 8 at
+ * a time. What it finds largest in each column, it leaves to the judge.
  *
  * How much a multiprocessor has on its way from memory decides: about 64 KB at once are best, less
- * waits and more crowds the memory (bench/results/h200-hopper.txt, part 7). That are two blocks, or
- * one that fetches a row AHEAD of the one that it has. Counting the columns' largest into all blocks'
- * by atomics took 15 us at the end, where all of them come together.
+ * waits and more crowds the memory (bench/results/h200-hopper.txt, part 7). That is two blocks, or
+ * one that fetches a row AHEAD of the one that it has. Counting the columns' largest into all
+ * blocks' by atomics took 15 us at the end, where all of them come together.
  */
 #include "hopper_split.cuh"
 

@@ -3,22 +3,22 @@
  * What the splits share, along rows (hopper_split.cu) and across them (hopper_transpose.cu): one
  * entry in parts, and the judge of whether f16 will do.
  *
- *     f16:   x = 2^-e (hi + lo), e such that a row's largest finite entry is in [2^14, 2^15) times 2^-e
- *            hi = x 2^e rounded, lo = x 2^e - hi rounded: 22 bits where |x| >= 2^-17 of the largest,
- *            and an error of at most 2^-25 there, 2^-39 of the largest, everywhere
+ *     f16:   x = 2^-e (hi + lo), e such that a row's largest finite entry is 2^14 to 2^15 times 2^-e;
+ *            hi = x 2^e rounded, lo = x 2^e - hi rounded: 22 bits where |x| >= 2^-17 of the
+ *            largest, and an error of at most 2^-25 there, 2^-39 of the largest, everywhere
  *     bf16:  x = p_0 + p_1 (+ p_2), each what truncation leaves of the rest: float's whole range
  *
  * ("Row" is a row of parts: what the product takes together.) An error of 2^-39 of the largest is
  * lost in the noise unless the entries that matter are the small ones: where x's column k is small
  * throughout, and W's column k large. With X_k and W_k the largest entries of the columns (of the
- * scaled operands times 2^-15, at most 1), the errors of a row's products add up to at most 2^-40 sum
- * (X_k + W_k), and the products to about |X W|_2 / 16 (entries' rms is about a quarter of the
- * largest). f16 will do where the first is at most 2^-24 of the second. (A bound of the worst case by
- * an estimate of the usual one; for f16's hi alone, with errors of 2^-11 relative or 2^-39 of the
- * largest, it is 2^-12. A half type is hi alone, with all of its bits down to 2^-31, bf16, or 2^-28,
- * f16, of the largest.) And a row of x, which activations have made, may have zeros where W is
- * large: the same must hold for each column alone, which is for W_k of 2^-12 or more; of 2^-24 where
- * W is hi alone.
+ * scaled operands times 2^-15, at most 1), the errors of a row's products add up to at most 2^-40
+ * sum (X_k + W_k), and the products to about |X W|_2 / 16 (entries' rms is about a quarter of the
+ * largest). f16 will do where the first is at most 2^-24 of the second. (A bound of the worst case
+ * by an estimate of the usual one; for f16's hi alone, with errors of 2^-11 relative or 2^-39 of
+ * the largest, it is 2^-12. A half type is hi alone, with all of its bits down to 2^-31, bf16, or
+ * 2^-28, f16, of the largest.) And a row of x, which activations have made, may have zeros where W
+ * is large: the same must hold for each column alone, which is for W_k of 2^-12 or more; of 2^-24
+ * where W is hi alone.
  */
 #ifndef FBNI_CUDA_HOPPER_SPLIT_CUH
 #define FBNI_CUDA_HOPPER_SPLIT_CUH

@@ -11,8 +11,8 @@
  *           |  x 32 columns)|   pairs of rows, 32   |  128 bytes    |
  *           +---------------+   bits each           +---------------+
  *
- * A column is scaled by its own power of two, after its largest magnitude, which an earlier pass has
- * found: column_maxima, or the pass that wrote the matrix.
+ * A column is scaled by its own power of two, after its largest magnitude, which an earlier pass
+ * has found: column_maxima, or the pass that wrote the matrix.
  */
 #include "hopper_split.cuh"
 
@@ -159,8 +159,8 @@ __device__ void note_largest(uint16_t *shared, unsigned (&most)[2])
     }
 }
 
-/* Where the largest entries of the tiles' rows go, one line for each 64 columns: where the last part
- * of the rescue will lie. */
+/* Where the largest entries of the tiles' rows go, one line for each 64 columns: where the last
+ * part of the rescue will lie. */
 template <typename T>
 __host__ __device__ uint16_t *notes_of(const fbni_hopper_transpose &t)
 {
