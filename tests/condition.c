@@ -11,9 +11,9 @@
  * charged once, as if summed exactly and rounded: the growth with K belongs to the factor. One term
  * of second order is kept: where a column is nearly constant, the square of the mean's own error is
  * all that its variance loses. And a derivative is the largest over all that its argument may be,
- * once rounded (condition_reach): gelu is flat at -1e26, but where rounding may have made 1e25 of it
- * its result is 1e25. Where values underflow, an operation loses up to the smallest number of the
- * type instead of a part of its result (the same book, equation 2.8).
+ * once rounded (condition_reach): gelu is flat at -1e26, but where rounding may have made 1e25 of
+ * it its result is 1e25. Where values underflow, an operation loses up to the smallest number of
+ * the type instead of a part of its result (the same book, equation 2.8).
  */
 #include "oracle.h"
 
@@ -226,20 +226,20 @@ static double centred(const problem *p, const trace *t, int64_t e)
 
 void condition_of_packing(const problem *p, const trace *exact, double *lost)
 {
-    double *largest = values(p->o), *none = values(p->o), *cv = values(p->o), *own = values(p->o);
+    double *most = values(p->o), *none = values(p->o), *cv = values(p->o), *own = values(p->o);
     for (int64_t e = 0; e < p->n * p->o; e++)
-        largest[e % p->o] = fmax(largest[e % p->o], centred(p, exact, e));
+        most[e % p->o] = fmax(most[e % p->o], centred(p, exact, e));
     for (int64_t n = 0; n < p->n; n++) {
         const long double *v = exact->v + n * p->o, *y = exact->out[OUT_Y] + n * p->o;
         double *cy = lost + n * p->o;
         for (int64_t j = 0; j < p->o; j++)
-            cv[j] = 0x1p-11 * (centred(p, exact, n * p->o + j) + largest[j]);
+            cv[j] = 0x1p-11 * (centred(p, exact, n * p->o + j) + most[j]);
         activate(p->activation, p->o, v, y, 1, cv, cy);
         activate(p->activation, p->o, v, y, 1, none, own); /* what the activation itself loses */
         for (int64_t j = 0; j < p->o; j++)
             cy[j] -= own[j];
     }
-    free(largest);
+    free(most);
     free(none);
     free(cv);
     free(own);

@@ -116,7 +116,7 @@ static void place_nonfinite(inputs *in, const test_case *c, draws *d)
         in->w[draw_integer(d, 0, c->o * c->i - 1)] = v;
 }
 
-/* [count] values of the parameter type about `centre`; with zeros among them where the case asks. */
+/* [count] values of the parameter type about `centre`, with zeros among them if the case asks. */
 static double *draw_parameter(const test_case *c, int64_t count, double centre, draws *d)
 {
     double *p = values(count);

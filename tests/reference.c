@@ -225,8 +225,8 @@ static bool is_reached(const reference *r, output k, int64_t e)
     return false;
 }
 
-/* Whether what was got may be due to a NaN in the place of an infinity of u: it is a NaN itself, or a
- * gradient that relu's derivative lets through, which is 0 at -infinity and 1 at NaN. */
+/* Whether what was got may be due to a NaN in the place of an infinity of u: it is a NaN itself, or
+ * a gradient that relu's derivative lets through, which is 0 at -infinity and 1 at NaN. */
 static bool is_of_nan(const reference *r, output k, int64_t e, double got)
 {
     bool passed = r->c.activation == FBN_ACT_RELU && k >= OUT_DX;

@@ -10,21 +10,21 @@
  *
  *     |y - exact| <= 2 factor condition + 4 ulp(exact),   factor = max |naive - exact| / condition
  *
- * where exact is the oracle's, which may itself be off by its unit roundoff times the condition (added).
- * Half types must meet this before their one rounding, so half an ulp of the half type is added.
- * Their products have at most 22 digits, so that float's sums of them may come out exact, whatever
- * the order; a tensor core aligns such products and truncates their sum to float, which loses up to
- * an ulp, two units of roundoff, where rounding loses one. So a half type's factor is at least one
- * unit.
- * A product that splits floats into two parts (fbn_layer_describe names it: f16x3, or train_small) leaves
- * out what their small parts give with each other, up to a unit of roundoff of each term, which the
- * naive product of numbers with few digits does not lose: its factor is at least one unit too. And
- * its infinities may become NaNs (times the two parts of a number, of opposite signs): what follows
- * from that is accepted in y and the gradients where an infinity of u reaches, with an activation
- * over rows all of its row.
- * A half type's training that stores u in 16 bits where nobody else wants it (fbn_layer_describe names
- * it: train_packed) loses up to 2^-11 of u's distance from the mean of some rows, which is added, as
- * far as y feels it.
+ * where exact is the oracle's, which may itself be off by its unit roundoff times the condition
+ * (added). Half types must meet this before their one rounding, so half an ulp of the half type is
+ * added. Their products have at most 22 digits, so that float's sums of them may come out exact,
+ * whatever the order; a tensor core aligns such products and truncates their sum to float, which
+ * loses up to an ulp, two units of roundoff, where rounding loses one. So a half type's factor is
+ * at least one unit.
+ * A product that splits floats into two parts (fbn_layer_describe names it: f16x3, or train_small)
+ * leaves out what their small parts give with each other, up to a unit of roundoff of each term,
+ * which the naive product of numbers with few digits does not lose: its factor is at least one unit
+ * too. And its infinities may become NaNs (times the two parts of a number, of opposite signs):
+ * what follows from that is accepted in y and the gradients where an infinity of u reaches, with an
+ * activation over rows all of its row.
+ * A half type's training that stores u in 16 bits where nobody else wants it (fbn_layer_describe
+ * names it: train_packed) loses up to 2^-11 of u's distance from the mean of some rows, which is
+ * added, as far as y feels it.
  * In FBN_MATH_TF32 the naive computation rounds the products' operands to TF32, or none: what loses
  * more counts, since TF32 is allowed and not asked for (and hides what float rounds).
  * A tensor of few entries may come out exact by luck: its factor is then taken over further draws

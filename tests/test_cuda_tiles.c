@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Shapes that the ordinary tables do not reach. More tiles than an H200 has pairs of multiprocessors:
- * there a block of the Hopper product does several one after the other, its barriers, buffers and
- * stores in flight from one to the next. And gradients of few features summed over many: there
- * cuBLAS divides a sum among blocks. Short sums elsewhere keep the reference cheap.
+ * Shapes that the ordinary tables do not reach. More tiles than an H200 has pairs of
+ * multiprocessors: there a block of the Hopper product does several one after the other, its
+ * barriers, buffers and stores in flight from one to the next. And gradients of few features summed
+ * over many: there cuBLAS divides a sum among blocks. Short sums elsewhere keep the reference
+ * cheap.
  */
 #include "cuda_driver.h"
 #include "trial.h"
@@ -60,8 +61,8 @@ START_TEST(test_tiles)
 }
 END_TEST
 
-/* Without a saved buffer u is kept in 16 bits, by whole tiles and by the rest of one, in rows that the
- * copy engine stores and in others. */
+/* Without a saved buffer u is kept in 16 bits, by whole tiles and by the rest of one, in rows that
+ * the copy engine stores and in others. */
 static void add_packed(const kernel_row *row)
 {
     for (int k = 0; k < 4 * INPUT_KINDS; k++) {

@@ -80,8 +80,8 @@ END_TEST
 
 /* ---- FUSEDBN_KERNEL and the list of rows ----------------------------------------------------- */
 
-/* Largest batches: of a layer whose fastest row of each operation is the first that takes it; and of
- * one that every row takes. */
+/* Largest batches: of a layer whose fastest row of each operation is the first that takes it; and
+ * of one that every row takes. */
 enum { LARGE = 1024, ANY = 256 };
 
 /* With softmax: the layer has a stage for each row of CUDA's table. */
