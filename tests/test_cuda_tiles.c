@@ -4,7 +4,8 @@
  * multiprocessors: there a block of the Hopper product does several one after the other, its
  * barriers, buffers and stores in flight from one to the next. And gradients of few features summed
  * over many: there cuBLAS divides a sum among blocks. Short sums elsewhere keep the reference
- * cheap.
+ * cheap. And for train_small_sm90 so many features that its clusters have fewer than eight blocks,
+ * and so long a sum that a block loads into a part of its shared memory more than once.
  */
 #include "cuda_driver.h"
 #include "trial.h"
@@ -13,15 +14,33 @@
 
 static case_table table, packed;
 
-/* Tiles of 256 features (a pair) and of 128 to 256 rows; 66 pairs of blocks. */
-static const struct {
+typedef struct shape {
     int64_t n, i, o;
     fbn_activation activation;
-} shapes[] = {
+} shape;
+
+/* Tiles of 256 features (a pair) and of 128 to 256 rows; 66 pairs of blocks. */
+static const shape shapes[] = {
     {20011, 3, 41, FBN_ACT_SILU},  /* y's rows are not multiples of 16 bytes: no copy engine */
     {3001, 2, 1304, FBN_ACT_RELU}, /* six pairs, in bands of four and of two */
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+/* Clusters of 40 features: of two, two and four blocks on 132 multiprocessors. 26 and 27 stages of
+ * 512 bytes of a row (half types: 13 and 14), where a block's shared memory holds 6; the second
+ * shape's rows are no multiples of 16 bytes: no copy engine. The third has fewer stages than
+ * blocks. */
+static const shape small_shapes[] = {
+    {5, 3208, 1210, FBN_ACT_SILU},
+    {3, 3333, 1210, FBN_ACT_RELU},
+    {200, 72, 610, FBN_ACT_GELU},
+};
+enum { SMALL_SHAPES = sizeof small_shapes / sizeof *small_shapes };
+
+static bool is_small(const char *row)
+{
+    return strcmp(row, "train_small_sm90") == 0;
+}
 
 static bool is_concerned(const char *row)
 {
@@ -31,18 +50,23 @@ static bool is_concerned(const char *row)
 
 static void add_row(const kernel_row *row, bool training)
 {
+    const shape *of = is_small(row->name) ? small_shapes : shapes;
+    const int count = is_small(row->name) ? SMALL_SHAPES : SHAPES;
     for (int dtype = 0; dtype < 4; dtype++) {
         bool serves = row->serves[dtype] && dtype != FBN_F64; /* which takes no part in either */
-        for (int k = 0; serves && k < SHAPES; k++) {
+        for (int k = 0; serves && k < count; k++) {
             test_case c = case_default(training);
             c.kernel = row->name;
             c.dtype = (fbn_dtype)dtype;
             c.math = dtype == FBN_F32 && row->tf32 ? FBN_MATH_TF32 : FBN_MATH_FP32;
-            c.n = shapes[k].n, c.i = shapes[k].i, c.o = shapes[k].o;
-            c.activation = shapes[k].activation;
+            c.n = of[k].n, c.i = of[k].i, c.o = of[k].o;
+            c.activation = of[k].activation;
             c.bias = c.gamma = c.beta = true;
             c.batch_stats = training;
             table_add(&table, &c);
+            c.math = FBN_MATH_TF32;
+            if (is_small(row->name) && dtype == FBN_F32) /* which serves both */
+                table_add(&table, &c);
         }
     }
 }
