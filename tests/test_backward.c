@@ -34,15 +34,7 @@ static void add_backward(case_table *cases, const test_case *base)
 
 START_TEST(test_backward)
 {
-    trial t;
-    char name[CASE_NAME_SIZE];
-    harness_enter(case_name(&table.cases[_i], name, sizeof name));
-    trial_create(&t, &table.cases[_i], harness_seed(), NULL, true);
-    HARNESS_OK(trial_forward(&t));
-    trial_check_forward(&t);
-    HARNESS_OK(trial_backward(&t));
-    trial_check_backward(&t);
-    trial_destroy(&t);
+    trial_run(&table.cases[_i], true);
 }
 END_TEST
 

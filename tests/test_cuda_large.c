@@ -195,20 +195,26 @@ static void check_vector(large *l, argument which, output k, double divisor)
     free(got);
 }
 
+static bool enough_memory(void)
+{
+    size_t available, total;
+    CUDA_OK(cuda.memory_info(&available, &total));
+    if (available >= (size_t)48 << 30)
+        return true;
+    printf("test_cuda_large: skipped: %zu MB of device memory are free, of 49152\n",
+           available >> 20);
+    return false;
+}
+
 START_TEST(test_large)
 {
     large l;
     char name[CASE_NAME_SIZE];
-    size_t available, total;
     test_case c = large_case(_i);
     harness_enter(case_name(&c, name, sizeof name));
     cuda_use(0);
-    CUDA_OK(cuda.memory_info(&available, &total));
-    if (available < (size_t)48 << 30) {
-        printf("test_cuda_large: skipped: %zu MB of device memory are free, of 49152\n",
-               available >> 20);
+    if (!enough_memory())
         return;
-    }
     create(&l, &c);
     raise_factors(l.t.expected);
     HARNESS_OK(c.training ? fbn_forward_train(l.layer, &l.t.params, &l.t.forward)
@@ -266,19 +272,15 @@ START_TEST(test_rows_beyond_32_bits)
     const int64_t n = INT64_C(0x80000000) + 1000;
     const double weight = 2, mean = 0, var = 1, beta = 0.5;
     test_case c = case_default(false);
-    size_t available, total, size;
+    size_t size;
     uint16_t last[LAST];
     trial t;
     fbn_prepared *prepared;
     fbn_run_args run;
     harness_enter("rows beyond 32 bits");
     cuda_use(0);
-    CUDA_OK(cuda.memory_info(&available, &total));
-    if (available < (size_t)48 << 30) {
-        printf("test_cuda_large: skipped: %zu MB of device memory are free, of 49152\n",
-               available >> 20);
+    if (!enough_memory())
         return;
-    }
     c.dtype = FBN_BF16;
     c.n = 8, c.i = c.o = 1;
     c.beta = true;

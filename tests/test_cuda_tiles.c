@@ -73,15 +73,7 @@ static void add_row(const kernel_row *row, bool training)
 
 START_TEST(test_tiles)
 {
-    trial t;
-    char name[CASE_NAME_SIZE];
-    harness_enter(case_name(&table.cases[_i], name, sizeof name));
-    trial_create(&t, &table.cases[_i], harness_seed(), NULL, true);
-    HARNESS_OK(trial_forward(&t));
-    trial_check_forward(&t);
-    HARNESS_OK(trial_backward(&t));
-    trial_check_backward(&t);
-    trial_destroy(&t);
+    trial_run(&table.cases[_i], true);
 }
 END_TEST
 
@@ -104,13 +96,7 @@ static void add_packed(const kernel_row *row)
 
 START_TEST(test_packed)
 {
-    trial t;
-    char name[CASE_NAME_SIZE];
-    harness_enter(case_name(&packed.cases[_i], name, sizeof name));
-    trial_create(&t, &packed.cases[_i], harness_seed(), NULL, false);
-    HARNESS_OK(trial_forward(&t));
-    trial_check_forward(&t);
-    trial_destroy(&t);
+    trial_run(&packed.cases[_i], false);
 }
 END_TEST
 

@@ -63,13 +63,7 @@ static void add_inference(case_table *cases, const test_case *base)
 
 START_TEST(test_forward)
 {
-    trial t;
-    char name[CASE_NAME_SIZE];
-    harness_enter(case_name(&table.cases[_i], name, sizeof name));
-    trial_create(&t, &table.cases[_i], harness_seed(), NULL, false);
-    HARNESS_OK(trial_forward(&t));
-    trial_check_forward(&t);
-    trial_destroy(&t);
+    trial_run(&table.cases[_i], false);
 }
 END_TEST
 

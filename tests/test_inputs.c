@@ -122,15 +122,7 @@ static void add_nonfinite(case_table *cases, const test_case *base)
  * FBN_SKIP_NONFINITE the running statistics of such features stay as they were. */
 START_TEST(test_nonfinite)
 {
-    trial t;
-    char name[CASE_NAME_SIZE];
-    harness_enter(case_name(&nonfinite.cases[_i], name, sizeof name));
-    trial_create(&t, &nonfinite.cases[_i], harness_seed(), NULL, true);
-    HARNESS_OK(trial_forward(&t));
-    trial_check_forward(&t);
-    HARNESS_OK(trial_backward(&t));
-    trial_check_backward(&t);
-    trial_destroy(&t);
+    trial_run(&nonfinite.cases[_i], true);
 }
 END_TEST
 
@@ -248,15 +240,7 @@ static void add_shapes(case_table *cases, const test_case *base)
 
 START_TEST(test_shapes)
 {
-    trial t;
-    char name[CASE_NAME_SIZE];
-    harness_enter(case_name(&shapes.cases[_i], name, sizeof name));
-    trial_create(&t, &shapes.cases[_i], harness_seed(), NULL, true);
-    HARNESS_OK(trial_forward(&t));
-    trial_check_forward(&t);
-    HARNESS_OK(trial_backward(&t));
-    trial_check_backward(&t);
-    trial_destroy(&t);
+    trial_run(&shapes.cases[_i], true);
 }
 END_TEST
 

@@ -375,3 +375,18 @@ void trial_check_backward(trial *t)
     check_unchanged(t, ARG_X, ARG_BATCH_VAR);
     check_surroundings(&t->workspace, "the workspace");
 }
+
+void trial_run(const test_case *c, bool backward)
+{
+    trial t;
+    char name[CASE_NAME_SIZE];
+    harness_enter(case_name(c, name, sizeof name));
+    trial_create(&t, c, harness_seed(), NULL, backward);
+    HARNESS_OK(trial_forward(&t));
+    trial_check_forward(&t);
+    if (backward) {
+        HARNESS_OK(trial_backward(&t));
+        trial_check_backward(&t);
+    }
+    trial_destroy(&t);
+}

@@ -82,6 +82,9 @@ void trial_point(trial *t);
 void trial_check_forward(trial *t);
 void trial_check_backward(trial *t);
 
+/* All of it, with a name and the harness's context: the forward, and the backward if asked. */
+void trial_run(const test_case *c, bool backward);
+
 /* The elements of an argument, as bytes without padding (the caller frees), for bitwise
  * comparison; NULL where the case has none. */
 unsigned char *trial_bytes(trial *t, argument which, size_t *size);
