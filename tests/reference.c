@@ -188,8 +188,9 @@ static long double allowance(const reference *r, output k, const char *layer, fb
                              int64_t e, long double expected, double added)
 {
     bool splits = does_split(layer);
-    bool packs = strstr(layer, "train_packed") != NULL && r->c.training && !r->c.saved &&
-                 r->depth == UP_TO_FORWARD;
+    bool packs = (strstr(layer, "train_packed") || strstr(layer, "train_followed")) &&
+                 (r->c.dtype == FBN_BF16 || r->c.dtype == FBN_F16) && r->c.training &&
+                 !r->c.saved && r->depth == UP_TO_FORWARD;
     fbn_dtype real = format_param(r->c.dtype);
     long double oracle_unit = real == FBN_F64 ? LDBL_EPSILON / 2 : DBL_EPSILON / 2;
     double factor = splits ? fmax(r->factor[k], FLT_EPSILON / 2) : r->factor[k];

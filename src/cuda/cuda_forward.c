@@ -30,7 +30,7 @@ fbn_status fbni_cuda_finish_rows(fbni_cuda_context *context, const fbni_cuda_fin
                                  fbni_cuda_row_id softmax)
 {
     if (!fbni_is_rowwise(finish->activation) && finish->packed.partials)
-        return fbni_hopper_finish(context, finish);
+        return fbni_hopper_finish(context, finish, NULL);
     if (!fbni_is_rowwise(finish->activation))
         return fbni_cuda_check(context->host, fbni_cuda_normalise(&context->queue, finish),
                                "normalise");
@@ -54,6 +54,33 @@ static fbn_status train_slab(const forward_job *job)
                                  job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
 }
 
+/* The first features, of float, are y already. */
+static void leave_out(fbni_cuda_finish *f, int64_t features)
+{
+    f->u = (const float *)f->u + features;
+    f->y = (float *)f->y + features;
+    f->affine.alpha = (float *)f->affine.alpha + features;
+    f->affine.c = (float *)f->affine.c + features;
+    f->affine.shift = (float *)f->affine.shift + features;
+    f->O -= features;
+}
+
+/* What the product leaves idle follows behind it. */
+static void set_following(forward_job *job, bool packed)
+{
+    const fbn_layer_desc *desc = &job->layer->desc;
+    fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
+
+    (void)fbni_cuda_is_hopper(job->product.row, &kind);
+    if (!fbni_hopper_can_follow(&job->finish, packed))
+        return;
+    job->product.following =
+        fbni_hopper_following_of(job->context, kind, job->finish.N, desc->in_features,
+                                 desc->out_features, job->layer->choice.named[FBNI_CUDA_TRAIN]);
+    job->product.features = &job->features;
+    job->product.behind = &job->finish;
+}
+
 /* The product took the moments of each tile. */
 static fbn_status train_epilogue(forward_job *job)
 {
@@ -65,9 +92,14 @@ static fbn_status train_epilogue(forward_job *job)
     (void)fbni_cuda_is_hopper(job->product.row, &kind);
     tiles = fbni_hopper_tiles_of(job->context, kind, job->finish.N, job->finish.O);
     chunks = fbni_hopper_chunks_of(&tiles, job->finish.N);
+    job->features.first = (int64_t)job->product.following.pairs * FBNI_HOPPER_PAIR;
     if (job->product.packed)
-        job->finish.packed =
-            (fbni_cuda_packed){job->partials, tiles.columns, tiles.count, tiles.band};
+        job->finish.packed = (fbni_cuda_packed){job->partials, tiles.columns, tiles.count,
+                                                tiles.band, job->product.following.pairs};
+    else
+        leave_out(&job->finish, job->features.first);
+    if (job->product.packed && tiles.count <= FBNI_HOPPER_FEW)
+        return fbni_hopper_finish(job->context, &job->finish, &job->features);
     status = fbni_cuda_check(job->context->host,
                              fbni_cuda_features_train(&job->context->queue, job->is_double,
                                                       &job->features, &chunks, job->partials),
@@ -115,8 +147,13 @@ static fbn_status run_training(forward_job *job)
         job->context, &job->layer->desc, &job->layer->choice, job->product.row, job->finish.N);
     fbn_status status = FBN_OK;
 
+    const bool followed = train == FBNI_CUDA_TRAIN_FOLLOWED;
+    if (followed)
+        train = fbni_is_half(job->finish.dtype) ? FBNI_CUDA_TRAIN_PACKED : FBNI_CUDA_TRAIN_EPILOGUE;
     if (train == FBNI_CUDA_TRAIN_PACKED && job->args->saved)
         train = FBNI_CUDA_TRAIN_EPILOGUE; /* u is wanted itself */
+    if (followed)
+        set_following(job, train == FBNI_CUDA_TRAIN_PACKED);
     if (fbni_cuda_is_epilogue(train))
         job->product.partials = job->partials;
     if (train == FBNI_CUDA_TRAIN_PACKED) {
@@ -194,6 +231,7 @@ static void set_product(forward_job *job, const fbn_params *params, const fbni_c
         .inputs = workspace + w->inputs,
         .weights = workspace + w->weights,
         .control = workspace + w->control,
+        .done = (unsigned *)(void *)(workspace + w->done),
         .u = half ? workspace + w->matrix : job->args->y,
         .ldu = half ? desc->out_features : job->args->ldy,
     };

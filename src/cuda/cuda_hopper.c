@@ -129,6 +129,24 @@ static CUresult map_result(const fbni_cuda_context *c, fbn_dtype dtype, fbni_hop
         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
+/* [N, O] of what is stored or of y, in boxes of a stage of those that follow. */
+static CUresult map_stage(const fbni_cuda_context *c, CUtensorMap *map, fbn_dtype dtype,
+                          const fbni_hopper_product *p, const void *matrix, int64_t ld)
+{
+    const size_t size = fbni_dtype_size(dtype);
+    const cuuint64_t dimensions[2] = {(cuuint64_t)p->O, (cuuint64_t)p->N};
+    const cuuint64_t strides[1] = {(cuuint64_t)ld * size};
+    const cuuint32_t box[2] = {FBNI_HOPPER_PAIR,
+                               (cuuint32_t)(FBNI_HOPPER_STAGE / (FBNI_HOPPER_PAIR * size))};
+    const cuuint32_t steps[2] = {1, 1};
+
+    return c->encode_map(
+        map, size == 4 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16, 2,
+        (void *)(uintptr_t)matrix, dimensions, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
 static bool is_mappable(const void *p, int64_t ld, size_t size)
 {
     return (uintptr_t)p % 16 == 0 && (size_t)ld * size % 16 == 0;
@@ -210,6 +228,33 @@ static fbn_status map_floats(fbni_cuda_context *c, const fbni_hopper_call *call,
     return status == FBN_OK ? map_parts(c, &parts, p) : status;
 }
 
+bool fbni_hopper_can_follow(const fbni_cuda_finish *f, bool packed)
+{
+    const size_t size = fbni_dtype_size(f->dtype);
+
+    return is_mappable(f->y, f->ldy, size) &&
+           (packed || (size == sizeof(float) && is_mappable(f->u, f->ldu, size)));
+}
+
+/* What follows: from where to where, and what y is made by. */
+static fbn_status set_follow(fbni_cuda_context *c, const fbni_hopper_call *call,
+                             fbni_hopper_product *p)
+{
+    const fbni_cuda_finish *behind = call->behind;
+
+    p->clusters = call->following.clusters;
+    p->follow.clusters = call->following.followers;
+    p->follow.pairs = call->following.pairs;
+    p->follow.done = call->done;
+    p->follow.features = *call->features;
+    p->finish = *behind;
+    if (map_stage(c, &p->follow.to, behind->dtype, p, behind->y, behind->ldy) ||
+        map_stage(c, &p->follow.from, behind->dtype, p, call->packed ? behind->y : behind->u,
+                  call->packed ? behind->ldy : behind->ldu))
+        return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused y");
+    return FBN_OK;
+}
+
 /* The product by the maps that are there, and where its result [N, O] goes. */
 static fbn_status multiply(fbni_cuda_context *c, fbni_hopper_product *p, fbn_dtype dtype, void *out,
                            int64_t ldout)
@@ -228,6 +273,7 @@ fbn_status fbni_hopper_call_parts(fbni_cuda_context *c, const fbni_hopper_parts_
         .kind = call->kind,
         .columns = tiles.columns,
         .band = tiles.band,
+        .clusters = tiles.clusters,
         .N = call->x.rows,
         .O = call->w.rows,
         .I = call->I,
@@ -244,14 +290,16 @@ fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call
         .kind = call->kind,
         .columns = tiles.columns,
         .band = tiles.band,
+        .clusters = tiles.clusters,
         .N = call->N,
         .O = call->O,
         .I = call->I,
         .partials = call->partials,
     };
-    const fbn_status status =
-        is_float(call->kind) ? map_floats(c, call, &p) : map_halves(c, call, &p);
+    fbn_status status = is_float(call->kind) ? map_floats(c, call, &p) : map_halves(c, call, &p);
 
+    if (status == FBN_OK && call->following.pairs > 0)
+        status = set_follow(c, call, &p);
     if (status != FBN_OK)
         return status;
     if (!call->finish)
@@ -261,16 +309,25 @@ fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call
     return multiply(c, &p, p.finish.dtype, p.finish.y, p.finish.ldy);
 }
 
-fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *finish)
+fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *finish,
+                              const fbni_cuda_features *features)
 {
-    return fbni_cuda_check(c->host, fbni_hopper_normalise(&c->queue, finish), "hopper_normalise");
+    return fbni_cuda_check(c->host, fbni_hopper_normalise(&c->queue, finish, features),
+                           "hopper_normalise");
 }
 
 #else
 
-fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *finish)
+bool fbni_hopper_can_follow(const fbni_cuda_finish *f, bool packed)
 {
-    (void)finish;
+    (void)f, (void)packed;
+    return false;
+}
+
+fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *finish,
+                              const fbni_cuda_features *features)
+{
+    (void)finish, (void)features;
     return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
 }
 

@@ -29,9 +29,17 @@ typedef struct fbni_hopper_tiles {
     int64_t count; /* along the batch */
     int band;      /* pairs of feature tiles done together */
     int64_t waves;
+    int clusters; /* that multiply, at most */
 } fbni_hopper_tiles;
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                        int64_t N, int64_t O);
+/* What follows behind the product (pairs 0: nothing does); eager: also where that takes longer than
+ * the product. */
+fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
+                                             fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O,
+                                             bool eager);
+/* Whether the copy engine can do that: finish says where u (unless packed) and y are. */
+bool fbni_hopper_can_follow(const fbni_cuda_finish *finish, bool packed);
 /* The tiles as chunks of column moments (fbni_hopper_product.partials). */
 fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N);
 /* The most tiles along any batch of at most N rows. */
@@ -68,6 +76,10 @@ typedef struct fbni_hopper_call {
     float *partials;                /* or NULL */
     const fbni_cuda_finish *finish; /* its affine is there, and y is written, not u; or NULL */
     bool packed;                    /* no affine yet: u is written in y's place, packed */
+    fbni_cuda_following following;  /* pairs 0: nothing follows; with what they need: */
+    unsigned *done;
+    const fbni_cuda_features *features;
+    const fbni_cuda_finish *behind;
 } fbni_hopper_call;
 
 /* Before the first product of a kind on the context's device: a layer does it when it is created,
@@ -76,8 +88,9 @@ fbn_status fbni_hopper_allow(fbni_cuda_context *context, fbni_hopper_kind kind);
 
 /* u = x W^T (and its column moments). */
 fbn_status fbni_hopper_call_product(fbni_cuda_context *context, const fbni_hopper_call *call);
-/* y from u that a product has packed in its place. */
-fbn_status fbni_hopper_finish(fbni_cuda_context *context, const fbni_cuda_finish *finish);
+/* y from u that a product has packed in its place; features as for fbni_hopper_normalise. */
+fbn_status fbni_hopper_finish(fbni_cuda_context *context, const fbni_cuda_finish *finish,
+                              const fbni_cuda_features *features);
 /* The product of operands whose parts are there, of the float kinds. */
 typedef struct fbni_hopper_parts_call {
     fbni_hopper_kind kind;

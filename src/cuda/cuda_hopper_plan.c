@@ -104,7 +104,49 @@ fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_ho
         }
     }
     best.band = pairs < 4 ? (int)pairs : 4;
+    best.clusters = (int)(pairs * best.count < clusters ? pairs * best.count : clusters);
     return best;
+}
+
+/* ---- what follows ---- */
+
+/* Measured on an H100: what a block that follows takes for a pair, and more for each tile of it, in
+ * microseconds; and the bytes per microsecond that it reads, and writes, beside the product. */
+static const double follow_start = 5, follow_tile = 0.15, follow_rate = 38e3;
+enum { FOLLOW_MOST = 8 }; /* clusters */
+
+fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
+                                             fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O,
+                                             bool eager)
+{
+    const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, O);
+    const int64_t pairs = (O + FBNI_HOPPER_PAIR - 1) / FBNI_HOPPER_PAIR, all = pairs * t.count;
+    const double size = kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16 ? 2 : 4;
+    const double whole = fbni_hopper_time(context, kind, N, I, O);
+    const double cost = follow_start + follow_tile * (double)t.count +
+                        (double)N * FBNI_HOPPER_PAIR * size / follow_rate;
+    double free_at[FOLLOW_MOST * FBNI_HOPPER_CLUSTER] = {0};
+    fbni_cuda_following f = {t.clusters, 0, 0};
+    int64_t idle;
+
+    if (!fbni_hopper_may_follow(kind, t.columns))
+        return f;
+    f.clusters = (int)((all + t.waves - 1) / t.waves); /* as many waves */
+    idle = context->queue.processors / FBNI_HOPPER_CLUSTER - f.clusters;
+    f.followers = (int)(idle < FOLLOW_MOST ? idle : FOLLOW_MOST);
+    /* band by band, the last one never */
+    for (int done = 0; f.followers > 0 && done + t.band < pairs; f.pairs = done) {
+        const int64_t tiles = (done + t.band) * t.count;
+        const double complete =
+            whole * (double)((tiles + f.clusters - 1) / f.clusters) / (double)t.waves;
+        for (const int end = done + t.band; done < end; done++) {
+            double *at = &free_at[done % (f.followers * FBNI_HOPPER_CLUSTER)];
+            *at = (*at > complete ? *at : complete) + cost;
+            if (*at > whole && !eager)
+                return f;
+        }
+    }
+    return f;
 }
 #else
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
@@ -113,6 +155,16 @@ fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_ho
     const fbni_hopper_tiles none = {0};
 
     (void)context, (void)kind, (void)N, (void)O;
+    return none;
+}
+
+fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
+                                             fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O,
+                                             bool eager)
+{
+    const fbni_cuda_following none = {0};
+
+    (void)context, (void)kind, (void)N, (void)I, (void)O, (void)eager;
     return none;
 }
 #endif

@@ -67,6 +67,8 @@ typedef enum fbni_cuda_row_id {
     FBNI_CUDA_PRODUCT_CUBLAS,     /* operands as they are */
     FBNI_CUDA_PRODUCT_CUBLAS_F32, /* half operands converted to float */
     FBNI_CUDA_TRAIN_SMALL,        /* the product too, all in one launch (cuda_small.c) */
+    FBNI_CUDA_TRAIN_FOLLOWED,     /* as PACKED or EPILOGUE, and what the product leaves idle makes
+                                     y of what is complete (hopper_follow.cuh) */
     FBNI_CUDA_TRAIN_PACKED,       /* as EPILOGUE, and u is in 16 bits, unless it is saved */
     FBNI_CUDA_TRAIN_EPILOGUE,     /* the product has taken the moments */
     FBNI_CUDA_TRAIN_SLAB,
@@ -133,6 +135,7 @@ typedef struct fbni_cuda_workspace {
                         copies of W */
     size_t du;       /* Hopper: du in parts, either way */
     size_t control;  /* fbni_hopper_control */
+    size_t done;     /* Hopper: fbni_hopper_follow.done, for every pair */
     size_t total;
 } fbni_cuda_workspace;
 
@@ -253,6 +256,12 @@ typedef struct fbni_product {
 } fbni_product;
 fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *product);
 
+/* The clusters of a Hopper product: those that multiply, and those that follow behind them and make
+ * y of so many pairs of feature tiles (0: nothing follows). */
+typedef struct fbni_cuda_following {
+    int clusters, followers, pairs;
+} fbni_cuda_following;
+
 /* u[N,O] = x W^T by a row of FBNI_CUDA_PRODUCT. Where the row converts, inputs has N×I floats and
  * weights O×I; weights is NULL where weight is float already. */
 typedef struct fbni_forward_product {
@@ -270,6 +279,10 @@ typedef struct fbni_forward_product {
     float *partials;                /* Hopper: where the moments go, or NULL */
     const fbni_cuda_finish *finish; /* Hopper: y is written instead of u; or NULL */
     bool packed;                    /* u, packed, in its place; partials are there */
+    fbni_cuda_following following;  /* Hopper; with what they need: */
+    unsigned *done;
+    const fbni_cuda_features *features;
+    const fbni_cuda_finish *behind;
 } fbni_forward_product;
 fbn_status fbni_cuda_forward_product(fbni_cuda_context *context, const fbni_forward_product *f);
 

@@ -122,6 +122,7 @@ typedef struct fbni_cuda_features {
     int64_t *count;               /* num_batches_tracked, or NULL */
     void *batch_mean, *batch_var; /* or NULL */
     fbni_cuda_affine affine;      /* written */
+    int64_t first;                /* training: those before it are done already */
     const void *u;                /* training: looked at again where float's range did not do */
     int64_t ldu;
     double *norm;           /* 4 × O doubles r, c, e, d, written; or NULL */
@@ -172,7 +173,8 @@ typedef struct fbni_cuda_packed {
      * NULL: u is not packed */
     const float *partials;
     int64_t tile_rows, tiles;
-    int band; /* pairs of Hopper's feature tiles that were stored together */
+    int band;       /* pairs of Hopper's feature tiles that were stored together */
+    int pairs_done; /* of them, whole bands, that are y already */
 } fbni_cuda_packed;
 
 /* u [N,O] reals, y [N,O] of dtype; y may be u itself with the same leading dimension. packed: u is

@@ -88,6 +88,7 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     w.weights = fbni_place(&w.total, weights);
     w.du = fbni_place(&w.total, du);
     w.control = fbni_place(&w.total, sizeof(fbni_hopper_control));
+    w.done = fbni_place(&w.total, (O / FBNI_HOPPER_PAIR + 1) * sizeof(unsigned));
     return w;
 }
 
@@ -169,8 +170,15 @@ static void log_tiles(const fbni_cuda_layer *l)
     t = fbni_hopper_tiles_of(l->context, kind, desc->max_batch, desc->out_features);
     l->context->host->log("tiles of %d features x %d batch rows in bands of %d x %d features, "
                           "%lld waves",
-                          FBNI_HOPPER_FEATURES, t.columns, t.band,
-                          FBNI_HOPPER_FEATURES * FBNI_HOPPER_CLUSTER, (long long)t.waves);
+                          FBNI_HOPPER_FEATURES, t.columns, t.band, FBNI_HOPPER_PAIR,
+                          (long long)t.waves);
+    if (l->choice.row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_FOLLOWED) {
+        const fbni_cuda_following f =
+            fbni_hopper_following_of(l->context, kind, desc->max_batch, desc->in_features,
+                                     desc->out_features, l->choice.named[FBNI_CUDA_TRAIN]);
+        l->context->host->log("%d clusters multiply, %d follow and make y of %d features",
+                              f.clusters, f.followers, f.pairs * FBNI_HOPPER_PAIR);
+    }
 }
 
 static fbn_status allow_kernels(fbni_cuda_context *c, const fbn_layer_desc *desc,

@@ -84,6 +84,10 @@ static fbn_status hopper_product(fbni_cuda_context *context, fbni_hopper_kind ki
         .partials = f->partials,
         .finish = f->finish,
         .packed = f->packed,
+        .following = f->following,
+        .done = f->done,
+        .features = f->features,
+        .behind = f->behind,
     };
     return fbni_hopper_call_product(context, &call);
 }

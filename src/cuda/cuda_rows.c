@@ -53,7 +53,8 @@ bool fbni_cuda_is_hopper_gradients(fbni_cuda_row_id row, fbni_hopper_kind *kind)
 
 bool fbni_cuda_is_epilogue(fbni_cuda_row_id row)
 {
-    return row == FBNI_CUDA_TRAIN_PACKED || row == FBNI_CUDA_TRAIN_EPILOGUE;
+    return row == FBNI_CUDA_TRAIN_FOLLOWED || row == FBNI_CUDA_TRAIN_PACKED ||
+           row == FBNI_CUDA_TRAIN_EPILOGUE;
 }
 
 /* ---- machines ---- */
@@ -205,6 +206,34 @@ static const char *packed_layer(const fbni_cuda_context *context, const fbn_laye
     return fbni_is_rowwise(desc->activation) ? "the activation is over rows" : NULL;
 }
 
+static const char *followed_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return fbni_is_rowwise(desc->activation) ? "the activation is over rows" : NULL;
+}
+
+static const char *not_followed(const fbni_cuda_context *context, const fbn_layer_desc *desc,
+                                int64_t batch)
+{
+    const fbni_cuda_following f = fbni_hopper_following_of(
+        context, fbni_cuda_hopper_kind(desc), batch, desc->in_features, desc->out_features, false);
+    return f.pairs > 0 ? NULL : "the product leaves no multiprocessors idle for long enough";
+}
+
+static const char *followed_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    return not_followed(context, desc, desc->max_batch);
+}
+
+/* Of the rows that take the product's moments, the one for a batch. */
+static fbni_cuda_row_id epilogue_of(const fbni_cuda_context *context, const fbn_layer_desc *desc,
+                                    int64_t batch)
+{
+    if (!followed_layer(context, desc) && !not_followed(context, desc, batch))
+        return FBNI_CUDA_TRAIN_FOLLOWED;
+    return packed_layer(context, desc) ? FBNI_CUDA_TRAIN_EPILOGUE : FBNI_CUDA_TRAIN_PACKED;
+}
+
 static const char *slab_rows(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
     (void)context;
@@ -243,6 +272,8 @@ static const struct row {
                                       half_only, NULL},
     [FBNI_CUDA_TRAIN_SMALL] = {"train_small_sm90", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
                                fbni_small_refuse_layer, small_slower},
+    [FBNI_CUDA_TRAIN_FOLLOWED] = {"train_followed", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
+                                  followed_layer, followed_slower},
     [FBNI_CUDA_TRAIN_PACKED] = {"train_packed", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
                                 packed_layer, NULL},
     [FBNI_CUDA_TRAIN_EPILOGUE] = {"train_epilogue", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
@@ -389,8 +420,6 @@ fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
     if (row == FBNI_CUDA_TRAIN_SMALL && !fbni_small_refuse_speed(context, desc, batch))
         return row;
     if (fbni_cuda_is_hopper(product, &kind))
-        return row != FBNI_CUDA_TRAIN_SMALL  ? row
-               : packed_layer(context, desc) ? FBNI_CUDA_TRAIN_EPILOGUE
-                                             : FBNI_CUDA_TRAIN_PACKED;
+        return epilogue_of(context, desc, batch);
     return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
 }

@@ -198,6 +198,55 @@ __device__ inline void once(const fbni_cuda_features &a, bool frozen)
     }
 }
 
+/* ---- merging the tiles of the Hopper product, a feature a thread ---- */
+
+/* Moments of MERGED tiles are on their way together. */
+constexpr int MERGED = 8;
+
+/* Feature j of four reals a tile. In one pass: with d_q = (shift_q - shift_0) + sum_q / n_q,
+ *
+ *     mean_low = sum n_q d_q / N,   M2 = sum (m2_q + n_q d_q^2) - N mean_low^2
+ *
+ * in double. Tile 0 is among the data, so the difference is at least a part n_0 / N of the sum. */
+__device__ inline trained train_of_tiles(const fbni_cuda_features &a, const float *partials,
+                                         int tiles, int tile_rows, int64_t j)
+{
+    const fbni_cuda_chunks chunks = {a.batch, tile_rows, tiles, tiles, 0, 4};
+    const chunk_rows rows(chunks);
+    const double mean = (double)partials[j], N = (double)a.batch;
+    double sum = 0, squares = 0;
+
+    for (int first = 0; first < tiles; first += MERGED) {
+        float m[MERGED][4];
+#pragma unroll
+        for (int i = 0; i < MERGED; i++)
+#pragma unroll
+            for (int part = 0; part < 4; part++)
+                m[i][part] =
+                    first + i < tiles ? partials[((int64_t)(first + i) * 4 + part) * a.O + j] : 0;
+#pragma unroll
+        for (int i = 0; i < MERGED; i++) {
+            if (first + i < tiles) {
+                const double unit = double_power_of_two((int)m[i][3]), n = rows.of(first + i);
+                const double d =
+                    ((double)m[i][0] - mean) + rows.mean(first + i, (double)m[i][1] * unit);
+                sum += n * d;
+                squares += (double)m[i][2] * (unit * unit) + n * (d * d);
+            }
+        }
+    }
+    const double mean_low = sum / N, m2 = squares - sum * mean_low;
+    return train_of<float>(a, feature_of<float>(a.params, j), mean, mean_low,
+                           (m2 < 0 ? 0 : m2) / N);
+}
+
+__device__ inline void keep_tiles_feature(const fbni_cuda_features &a, int64_t j, const trained &of)
+{
+    keep_feature<float>(a, j, running_of<float>(a, j), of);
+    if (j == 0)
+        once(a, false);
+}
+
 /* ---- merging the chunks of some features, which sit side by side in a block ---- */
 
 /* The sum of the lanes' values of a feature, in a fixed order; all lanes get it. */

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(FEATURES *LANES)
     features_train(fbni_cuda_features a, fbni_cuda_chunks chunks, const R *partials)
 {
     __shared__ double shared[LANES][FEATURES];
-    const int64_t j = (int64_t)blockIdx.x * FEATURES + threadIdx.x;
+    const int64_t j = a.first + (int64_t)blockIdx.x * FEATURES + threadIdx.x;
     const int lane = (int)threadIdx.y;
     const bool there = j < a.O;
     const R *from = partials + (there ? j : 0);
@@ -129,8 +129,8 @@ cudaError_t launch_train(const fbni_cuda_queue *queue, const fbni_cuda_features 
                          const fbni_cuda_chunks *chunks, const void *partials)
 {
     return launch_ahead(features_train<R, FEATURES, LANES>,
-                        dim3((unsigned)ceil_div(features->O, FEATURES)), dim3(FEATURES, LANES),
-                        queue, 0, *features, *chunks, (const R *)partials);
+                        dim3((unsigned)ceil_div(features->O - features->first, FEATURES)),
+                        dim3(FEATURES, LANES), queue, 0, *features, *chunks, (const R *)partials);
 }
 
 constexpr int FEW_CHUNKS = 32;

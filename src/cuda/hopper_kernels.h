@@ -30,14 +30,33 @@ typedef enum fbni_hopper_result {
     FBNI_HOPPER_PACKED /* u in 16 bits (hopper_moments.cuh), of the half types, with partials */
 } fbni_hopper_result;
 
-/* A tile is FBNI_HOPPER_FEATURES × columns. */
-enum { FBNI_HOPPER_FEATURES = 128, FBNI_HOPPER_CLUSTER = 2, FBNI_HOPPER_PIECE = 16 };
+/* A tile is FBNI_HOPPER_FEATURES × columns; those of a cluster's blocks are a pair. */
+enum {
+    FBNI_HOPPER_FEATURES = 128,
+    FBNI_HOPPER_CLUSTER = 2,
+    FBNI_HOPPER_PAIR = FBNI_HOPPER_FEATURES * FBNI_HOPPER_CLUSTER,
+    FBNI_HOPPER_PIECE = 16,
+    FBNI_HOPPER_STAGE = 32 * 1024
+};
+
+/* Clusters that do not multiply: they make features and y of pairs that are complete
+ * (hopper_follow.cuh). They wait for blocks before them in the grid, and nothing waits for them. */
+typedef struct fbni_hopper_follow {
+    int clusters;                /* of the grid, the last ones; 0: none */
+    int pairs;                   /* that they do, the first ones */
+    unsigned *done;              /* pairs: what of each is stored, counted; any contents before */
+    fbni_cuda_features features; /* affine is written */
+    /* What is stored, and y (of half types the same): dimensions (O, N), boxes (FBNI_HOPPER_PAIR,
+     * FBNI_HOPPER_STAGE / (FBNI_HOPPER_PAIR × size)), not swizzled. */
+    CUtensorMap from, to;
+} fbni_hopper_follow;
 
 /* out[n, o] = sum over k of x[n, k] w[o, k], n < N, o < O, k < I. */
 typedef struct fbni_hopper_product {
     fbni_hopper_kind kind;
-    int columns; /* of the tile: fbni_hopper_tile_columns */
-    int band;    /* pairs of feature tiles that are done together */
+    int columns;  /* of the tile: fbni_hopper_tile_columns */
+    int band;     /* pairs of feature tiles that are done together */
+    int clusters; /* that multiply */
     int64_t N, O, I;
     /* Operands: dimensions (depth, rows, parts); boxes (64, 128, 1) and (64, columns / 2, 1). */
     CUtensorMap w, x, w_rescue; /* w_rescue: as w, read where *rescue is not 0 */
@@ -50,10 +69,11 @@ typedef struct fbni_hopper_product {
     CUtensorMap result;
     void *out;
     int64_t ldout;
-    fbni_cuda_finish finish; /* of FBNI_HOPPER_Y */
+    fbni_cuda_finish finish; /* of FBNI_HOPPER_Y, and of what follows */
     /* Column moments by tiles of `columns` rows, four reals as column_moments.cu has them, tile t
      * of T as chunk T - 1 - t; or NULL. */
     float *partials;
+    fbni_hopper_follow follow;
 } fbni_hopper_product;
 
 /* Once for each device and kind, before the first launch: the shared memory that it needs. */
@@ -61,9 +81,14 @@ cudaError_t fbni_hopper_allow_product(fbni_hopper_kind kind);
 cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper_product *product);
 /* The tiles that a kind is compiled for: their columns for index = 0, 1, ...; 0 after the last. */
 int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index);
+/* Whether others may follow behind a product of these tiles. */
+int fbni_hopper_may_follow(fbni_hopper_kind kind, int columns);
 
-/* hopper_normalise.cu -- y = act(alpha (u - c) + shift) of packed u, in its place. */
-cudaError_t fbni_hopper_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish *finish);
+/* hopper_normalise.cu -- y = act(alpha (u - c) + shift) of packed u, in its place. features: or
+ * NULL, where they are made already; else, of at most FBNI_HOPPER_FEW tiles, made on the way. */
+enum { FBNI_HOPPER_FEW = 8 };
+cudaError_t fbni_hopper_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish *finish,
+                                  const fbni_cuda_features *features);
 
 /* ---- whether f16 will do (hopper_judge.cu) ---- */
 

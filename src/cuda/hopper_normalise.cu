@@ -8,8 +8,12 @@
  * then always the next 4. The tiles come in the order in which they were stored, the last first: it
  * is still in the L2 cache. 65536 x 512 bf16: 33 us, of 67 MB each way (42 with 64 rows a block
  * that are all asked for at once).
+ *
+ * FUSED, for few tiles: each block merges the moments of its features itself, while its first rows
+ * are on their way, and one of each pair's keeps what training keeps: a launch less.
  */
 #include "activations.cuh"
+#include "features.cuh"
 #include "hopper_moments.cuh"
 #include "hopper_product.cuh"
 
@@ -22,9 +26,9 @@ constexpr int BLOCK = 256, COUNT = 8, ROWS = 4;
 constexpr int WIDTH = TILE_FEATURES * CLUSTER; /* BLOCK threads work out as many coefficients */
 
 /* Blocks that a multiprocessor holds, as far as registers go. */
-constexpr int blocks_of(fbn_activation activation)
+constexpr int blocks_of(fbn_activation activation, bool fused)
 {
-    return activation == FBN_ACT_GELU || activation == FBN_ACT_SILU ? 3 : 4;
+    return fused ? 2 : activation == FBN_ACT_GELU || activation == FBN_ACT_SILU ? 3 : 4;
 }
 
 /* Packed values of a thread's columns, two a word. */
@@ -53,19 +57,36 @@ struct packed_values {
     }
 };
 
+/* Of feature j in a tile. keep: its features have not been kept by another block. */
+template <bool FUSED>
+__device__ inline unpacking unpacking_of(const fbni_cuda_finish &a, const fbni_cuda_features &f,
+                                         int64_t tile, int64_t j, bool keep)
+{
+    if (!FUSED)
+        return unpacking(a, tile, j);
+    const float *moments = a.packed.partials + (a.packed.tiles - 1 - tile) * 4 * a.O + j;
+    const trained of =
+        train_of_tiles(f, a.packed.partials, (int)a.packed.tiles, (int)a.packed.tile_rows, j);
+    if (keep)
+        keep_tiles_feature(f, j, of);
+    return unpacking(moments[0], (int)moments[3 * a.O] + 10, (float)of.affine.alpha,
+                     (float)of.affine.c, (float)of.affine.shift);
+}
+
 /* The coefficients of a tile, a feature a thread, and then those of the thread's columns. */
 template <bool WIDE>
 struct coefficients {
     float2 v[COUNT];
 
-    __device__ coefficients(const fbni_cuda_finish &a, const columns<float, WIDE, COUNT> &cols,
-                            int64_t pair, int64_t tile, int lanes)
+    template <typename OF>
+    __device__ coefficients(const columns<float, WIDE, COUNT> &cols, int64_t pair, int lanes,
+                            int64_t O, const OF &of)
     {
         __shared__ float2 all[WIDTH];
         const int t = (int)threadIdx.x;
 
-        if (t < lanes * COUNT && pair * WIDTH + t < a.O) {
-            const unpacking u(a, tile, pair * WIDTH + t);
+        if (t < lanes * COUNT && pair * WIDTH + t < O) {
+            const unpacking u = of(pair * WIDTH + t);
             all[t] = make_float2(u.a, u.b);
         }
         __syncthreads();
@@ -87,9 +108,11 @@ __device__ inline void load_rows(packed_values (&w)[ROWS], const columns<float, 
 }
 
 /* lanes: threads of a row; share: rows of a block. */
-template <typename T, fbn_activation ACT, bool WIDE>
-__global__ void __launch_bounds__(BLOCK, blocks_of(ACT))
-    normalise_packed(fbni_cuda_finish a, schedule order, int lanes, int share)
+template <typename T, fbn_activation ACT, bool WIDE, bool FUSED>
+__global__ void __launch_bounds__(BLOCK, blocks_of(ACT, FUSED))
+    normalise_packed(const __grid_constant__ fbni_cuda_finish a,
+                     const __grid_constant__ fbni_cuda_features f, schedule order, int lanes,
+                     int share)
 {
     const int step = BLOCK / lanes, lane = (int)threadIdx.x % lanes;
     const int parts = (int)a.packed.tile_rows / share;
@@ -106,7 +129,10 @@ __global__ void __launch_bounds__(BLOCK, blocks_of(ACT))
 
     wait_for_kernels();
     load_rows(w, cols, y, a.ldy, row, step, left);
-    const coefficients<WIDE> by(a, cols, pair, tile, lanes);
+    const bool keep = tile == 0 && (int)blockIdx.x % parts == 0;
+    const coefficients<WIDE> by(cols, pair, lanes, a.O, [&](int64_t j) {
+        return unpacking_of<FUSED>(a, f, tile, j, keep);
+    });
     for (; row < left; row += ROWS * step) {
         load_rows(next, cols, y, a.ldy, row + ROWS * step, step, left);
 #pragma unroll
@@ -126,40 +152,47 @@ __global__ void __launch_bounds__(BLOCK, blocks_of(ACT))
 }
 
 template <typename T, fbn_activation ACT>
-cudaError_t launch_activation(const fbni_cuda_queue *queue, const fbni_cuda_finish &a)
+cudaError_t launch_activation(const fbni_cuda_queue *queue, const fbni_cuda_finish &a,
+                              const fbni_cuda_features *f)
 {
     const int lanes = fbni_cuda_lanes(a.O, 2), pairs = (int)ceil_div(a.O, WIDTH);
     const schedule order = {pairs, (int)a.packed.tiles, a.packed.band, 0, 1};
-    const int64_t units = (int64_t)pairs * order.tiles;
+    const int64_t units = (int64_t)(pairs - a.packed.pairs_done) * order.tiles; /* the last ones */
+    const bool wide = is_wide(a.y, a.ldy, a.O, COUNT, 2);
+    const fbni_cuda_features none = {};
     int share = (int)a.packed.tile_rows; /* halved until there is work for all blocks */
 
     while (share > 32 && units * (a.packed.tile_rows / share) < 3 * queue->processors)
         share /= 2;
-    return launch_ahead(is_wide(a.y, a.ldy, a.O, COUNT, 2) ? normalise_packed<T, ACT, true>
-                                                           : normalise_packed<T, ACT, false>,
-                        (unsigned)(units * (a.packed.tile_rows / share)), BLOCK, queue, 0, a, order,
-                        lanes, share);
+    return launch_ahead(f      ? wide ? normalise_packed<T, ACT, true, true>
+                                      : normalise_packed<T, ACT, false, true>
+                             : wide ? normalise_packed<T, ACT, true, false>
+                               : normalise_packed<T, ACT, false, false>,
+                        (unsigned)(units * (a.packed.tile_rows / share)), BLOCK, queue, 0, a,
+                        f ? *f : none, order, lanes, share);
 }
 
 template <typename T>
-cudaError_t launch_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish &a)
+cudaError_t launch_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish &a,
+                             const fbni_cuda_features *f)
 {
     switch (a.activation) {
     case FBN_ACT_RELU:
-        return launch_activation<T, FBN_ACT_RELU>(queue, a);
+        return launch_activation<T, FBN_ACT_RELU>(queue, a, f);
     case FBN_ACT_GELU:
-        return launch_activation<T, FBN_ACT_GELU>(queue, a);
+        return launch_activation<T, FBN_ACT_GELU>(queue, a, f);
     case FBN_ACT_SILU:
-        return launch_activation<T, FBN_ACT_SILU>(queue, a);
+        return launch_activation<T, FBN_ACT_SILU>(queue, a, f);
     default:
-        return launch_activation<T, FBN_ACT_NONE>(queue, a);
+        return launch_activation<T, FBN_ACT_NONE>(queue, a, f);
     }
 }
 
 } // namespace
 
-cudaError_t fbni_hopper_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish *finish)
+cudaError_t fbni_hopper_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish *finish,
+                                  const fbni_cuda_features *features)
 {
-    return finish->dtype == FBN_BF16 ? launch_normalise<__nv_bfloat16>(queue, *finish)
-                                     : launch_normalise<__half>(queue, *finish);
+    return finish->dtype == FBN_BF16 ? launch_normalise<__nv_bfloat16>(queue, *finish, features)
+                                     : launch_normalise<__half>(queue, *finish, features);
 }

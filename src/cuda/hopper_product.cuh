@@ -191,14 +191,39 @@ __device__ inline void multiply_block(float (&d)[COLUMNS / 2], ring<COLUMNS> &re
     wgmma_commit();
 }
 
+/* Tells those that follow (hopper_follow.cuh) of a tile that the warpgroup has stored: some blocks
+ * of the depth later, when the copy engine is through with it. */
+template <bool FOLLOW>
+struct announcement {
+    static constexpr int LATER = 6;
+    unsigned *done; /* of all pairs */
+    int pair;       /* of the tile; -1: nothing to tell */
+
+    __device__ void make()
+    {
+        if (FOLLOW && pair >= 0 && threadIdx.x % GROUP == 0) {
+            store_finish();
+            count_up(done + pair);
+        }
+        pair = -1;
+    }
+    __device__ void at(int block)
+    {
+        if (FOLLOW && block == LATER)
+            make();
+    }
+};
+
 /* d: the products over the whole depth. read and freed: walks of the same ring. */
-template <half_type TYPE, int PARTS, int A_PARTS, int COLUMNS>
+template <half_type TYPE, int PARTS, int A_PARTS, bool FOLLOW, int COLUMNS>
 __device__ inline void multiply_depth(float (&d)[COLUMNS / 2], ring<COLUMNS> &read,
-                                      ring<COLUMNS> &freed, uint32_t mine, int blocks)
+                                      ring<COLUMNS> &freed, uint32_t mine, int blocks,
+                                      announcement<FOLLOW> &before)
 {
     multiply_block<TYPE, PARTS, A_PARTS>(d, read, mine, true);
     for (int block = 1; block < blocks; block++) {
         multiply_block<TYPE, PARTS, A_PARTS>(d, read, mine, false);
+        before.at(block);
         wgmma_wait<1>(); /* the block before is done */
         release(freed, PARTS);
     }

@@ -124,6 +124,12 @@ __device__ inline void barrier_arrive_at(uint32_t barrier, uint32_t rank)
                  : "memory");
 }
 
+/* Arrives at a barrier of this block. */
+__device__ inline void barrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 /* Waits until the phase of this parity is complete. */
 __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity)
 {
@@ -165,6 +171,17 @@ __device__ inline void copy_box_to(uint32_t to, const CUtensorMap *map, uint32_t
         "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
         "cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
         "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(part), "h"(ranks)
+        : "memory");
+}
+
+/* A box of a matrix of two dimensions, likewise. */
+__device__ inline void copy_box(uint32_t to, const CUtensorMap *map, uint32_t barrier, int column,
+                                int row)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+        "[%1, {%3, %4}], [%2];" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(column), "r"(row)
         : "memory");
 }
 
@@ -241,6 +258,31 @@ __device__ inline void store_shared(uint32_t to, uint4 v)
     asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z),
                  "r"(v.w)
                  : "memory");
+}
+
+/* ---- from block to block by way of memory ---- */
+
+/* One more; whoever sees it sees what this thread has written and seen. */
+__device__ inline void count_up(unsigned *count)
+{
+    asm volatile("fence.proxy.async;\n"
+                 "fence.acq_rel.gpu;\n"
+                 "red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(count)
+                 : "memory");
+}
+
+/* Until so many are counted. */
+__device__ inline void wait_for_count(const unsigned *count, unsigned wanted)
+{
+    unsigned seen;
+
+    for (;;) {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
+        if (seen >= wanted)
+            break;
+        __nanosleep(200);
+    }
+    asm volatile("fence.proxy.async;" ::: "memory"); /* the copy engine comes after that too */
 }
 
 /* ---- mma: d[16,8] += a[16,k] b[k,8], by a warp ---- */
