@@ -23,8 +23,8 @@
  * what follows from that is accepted in y and the gradients where an infinity of u reaches, with an
  * activation over rows all of its row.
  * A half type's training that stores u in 16 bits where nobody else wants it (fbn_layer_describe
- * names it: train_packed) loses up to 2^-11 of u's distance from the mean of some rows, which is
- * added, as far as y feels it.
+ * names it: train_packed, train_followed) loses up to 2^-11 of u's distance from the mean of some
+ * rows, which is added, as far as y feels it.
  * In FBN_MATH_TF32 the naive computation rounds the products' operands to TF32, or none: what loses
  * more counts, since TF32 is allowed and not asked for (and hides what float rounds).
  * A tensor of few entries may come out exact by luck: its factor is then taken over further draws
