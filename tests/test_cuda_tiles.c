@@ -43,10 +43,15 @@ static bool is_small(const char *row)
     return strcmp(row, "train_small_sm90") == 0;
 }
 
+static bool does_pack(const char *row)
+{
+    return strcmp(row, "train_packed") == 0 || strcmp(row, "train_followed") == 0;
+}
+
 static bool is_concerned(const char *row)
 {
     return strstr(row, "_sm90") || strstr(row, "gradients") || strcmp(row, "train_epilogue") == 0 ||
-           strcmp(row, "train_packed") == 0 || strcmp(row, "train_followed") == 0;
+           does_pack(row);
 }
 
 static void add_row(const kernel_row *row, bool training)
@@ -109,8 +114,7 @@ static void add(Suite *suite)
         for (int training = 0; training < 2 && is_concerned(rows[r].name); training++)
             add_row(&rows[r], training);
     for (size_t r = 0; r < count; r++)
-        if (strcmp(rows[r].name, "train_packed") == 0 ||
-            strcmp(rows[r].name, "train_followed") == 0)
+        if (does_pack(rows[r].name))
             add_packed(&rows[r]);
     harness_finish(&table);
     harness_finish(&packed);

@@ -24,6 +24,7 @@ typedef struct forward_job {
     fbni_cuda_features features;
     fbni_cuda_finish finish;
     void *partials;
+    unsigned *done; /* for what follows behind the product */
 } forward_job;
 
 fbn_status fbni_cuda_finish_rows(fbni_cuda_context *context, const fbni_cuda_finish *finish,
@@ -77,8 +78,9 @@ static void set_following(forward_job *job, bool packed)
     job->product.following =
         fbni_hopper_following_of(job->context, kind, job->finish.N, desc->in_features,
                                  desc->out_features, job->layer->choice.named[FBNI_CUDA_TRAIN]);
-    job->product.features = &job->features;
-    job->product.behind = &job->finish;
+    job->product.following.done = job->done;
+    job->product.following.features = &job->features;
+    job->product.following.finish = &job->finish;
 }
 
 /* The product took the moments of each tile. */
@@ -231,7 +233,6 @@ static void set_product(forward_job *job, const fbn_params *params, const fbni_c
         .inputs = workspace + w->inputs,
         .weights = workspace + w->weights,
         .control = workspace + w->control,
-        .done = (unsigned *)(void *)(workspace + w->done),
         .u = half ? workspace + w->matrix : job->args->y,
         .ldu = half ? desc->out_features : job->args->ldy,
     };
@@ -268,6 +269,7 @@ static fbn_status forward(fbni_cuda_layer *layer, const fbn_params *params,
         .args = args,
         .is_double = desc->dtype == FBN_F64,
         .partials = layer->workspace + w.partials,
+        .done = (unsigned *)(void *)(layer->workspace + w.done),
     };
     fbn_status status;
 

@@ -240,17 +240,18 @@ bool fbni_hopper_can_follow(const fbni_cuda_finish *f, bool packed)
 static fbn_status set_follow(fbni_cuda_context *c, const fbni_hopper_call *call,
                              fbni_hopper_product *p)
 {
-    const fbni_cuda_finish *behind = call->behind;
+    const fbni_cuda_following *f = &call->following;
+    const fbni_cuda_finish *finish = f->finish;
 
-    p->clusters = call->following.clusters;
-    p->follow.clusters = call->following.followers;
-    p->follow.pairs = call->following.pairs;
-    p->follow.done = call->done;
-    p->follow.features = *call->features;
-    p->finish = *behind;
-    if (map_stage(c, &p->follow.to, behind->dtype, p, behind->y, behind->ldy) ||
-        map_stage(c, &p->follow.from, behind->dtype, p, call->packed ? behind->y : behind->u,
-                  call->packed ? behind->ldy : behind->ldu))
+    p->clusters = f->clusters;
+    p->follow.clusters = f->followers;
+    p->follow.pairs = f->pairs;
+    p->follow.done = f->done;
+    p->follow.features = *f->features;
+    p->finish = *finish;
+    if (map_stage(c, &p->follow.to, finish->dtype, p, finish->y, finish->ldy) ||
+        map_stage(c, &p->follow.from, finish->dtype, p, call->packed ? finish->y : finish->u,
+                  call->packed ? finish->ldy : finish->ldu))
         return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused y");
     return FBN_OK;
 }

@@ -76,10 +76,7 @@ typedef struct fbni_hopper_call {
     float *partials;                /* or NULL */
     const fbni_cuda_finish *finish; /* its affine is there, and y is written, not u; or NULL */
     bool packed;                    /* no affine yet: u is written in y's place, packed */
-    fbni_cuda_following following;  /* pairs 0: nothing follows; with what they need: */
-    unsigned *done;
-    const fbni_cuda_features *features;
-    const fbni_cuda_finish *behind;
+    fbni_cuda_following following;
 } fbni_hopper_call;
 
 /* Before the first product of a kind on the context's device: a layer does it when it is created,

@@ -126,7 +126,7 @@ fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
     const double cost = follow_start + follow_tile * (double)t.count +
                         (double)N * FBNI_HOPPER_PAIR * size / follow_rate;
     double free_at[FOLLOW_MOST * FBNI_HOPPER_CLUSTER] = {0};
-    fbni_cuda_following f = {t.clusters, 0, 0};
+    fbni_cuda_following f = {.clusters = t.clusters};
     int64_t idle;
 
     if (!fbni_hopper_may_follow(kind, t.columns))

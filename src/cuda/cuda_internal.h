@@ -257,9 +257,12 @@ typedef struct fbni_product {
 fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *product);
 
 /* The clusters of a Hopper product: those that multiply, and those that follow behind them and make
- * y of so many pairs of feature tiles (0: nothing follows). */
+ * y of so many pairs of feature tiles (0: nothing follows); and what they need in a call. */
 typedef struct fbni_cuda_following {
     int clusters, followers, pairs;
+    unsigned *done; /* fbni_hopper_follow.done */
+    const fbni_cuda_features *features;
+    const fbni_cuda_finish *finish;
 } fbni_cuda_following;
 
 /* u[N,O] = x W^T by a row of FBNI_CUDA_PRODUCT. Where the row converts, inputs has N×I floats and
@@ -279,10 +282,7 @@ typedef struct fbni_forward_product {
     float *partials;                /* Hopper: where the moments go, or NULL */
     const fbni_cuda_finish *finish; /* Hopper: y is written instead of u; or NULL */
     bool packed;                    /* u, packed, in its place; partials are there */
-    fbni_cuda_following following;  /* Hopper; with what they need: */
-    unsigned *done;
-    const fbni_cuda_features *features;
-    const fbni_cuda_finish *behind;
+    fbni_cuda_following following;  /* Hopper */
 } fbni_forward_product;
 fbn_status fbni_cuda_forward_product(fbni_cuda_context *context, const fbni_forward_product *f);
 

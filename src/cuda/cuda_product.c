@@ -85,9 +85,6 @@ static fbn_status hopper_product(fbni_cuda_context *context, fbni_hopper_kind ki
         .finish = f->finish,
         .packed = f->packed,
         .following = f->following,
-        .done = f->done,
-        .features = f->features,
-        .behind = f->behind,
     };
     return fbni_hopper_call_product(context, &call);
 }

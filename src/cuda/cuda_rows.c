@@ -198,18 +198,16 @@ static const char *small_slower(const fbni_cuda_context *context, const fbn_laye
     return fbni_small_refuse_speed(context, desc, desc->max_batch);
 }
 
-static const char *packed_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+static const char *elementwise_only(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
     (void)context;
-    if (!fbni_is_half(desc->dtype))
-        return "the data is of no half type";
     return fbni_is_rowwise(desc->activation) ? "the activation is over rows" : NULL;
 }
 
-static const char *followed_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+static const char *packed_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
-    (void)context;
-    return fbni_is_rowwise(desc->activation) ? "the activation is over rows" : NULL;
+    const char *refusal = half_only(context, desc);
+    return refusal ? refusal : elementwise_only(context, desc);
 }
 
 static const char *not_followed(const fbni_cuda_context *context, const fbn_layer_desc *desc,
@@ -229,7 +227,7 @@ static const char *followed_slower(const fbni_cuda_context *context, const fbn_l
 static fbni_cuda_row_id epilogue_of(const fbni_cuda_context *context, const fbn_layer_desc *desc,
                                     int64_t batch)
 {
-    if (!followed_layer(context, desc) && !not_followed(context, desc, batch))
+    if (!elementwise_only(context, desc) && !not_followed(context, desc, batch))
         return FBNI_CUDA_TRAIN_FOLLOWED;
     return packed_layer(context, desc) ? FBNI_CUDA_TRAIN_EPILOGUE : FBNI_CUDA_TRAIN_PACKED;
 }
@@ -273,7 +271,7 @@ static const struct row {
     [FBNI_CUDA_TRAIN_SMALL] = {"train_small_sm90", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
                                fbni_small_refuse_layer, small_slower},
     [FBNI_CUDA_TRAIN_FOLLOWED] = {"train_followed", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
-                                  followed_layer, followed_slower},
+                                  elementwise_only, followed_slower},
     [FBNI_CUDA_TRAIN_PACKED] = {"train_packed", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
                                 packed_layer, NULL},
     [FBNI_CUDA_TRAIN_EPILOGUE] = {"train_epilogue", FBNI_CUDA_TRAIN, fbni_hopper_refuse_machine,
