@@ -38,9 +38,24 @@ static const shape small_shapes[] = {
 };
 enum { SMALL_SHAPES = sizeof small_shapes / sizeof *small_shapes };
 
+/* Tiles of 256 x 512 for clusters of four, 32 of them: more tiles than clusters, and more blocks of
+ * the depth than a ring has slots; three tiles of rows, where a cluster has two; W's rows multiples
+ * of 16 bytes, and not. */
+static const shape direct_shapes[] = {
+    {20011, 4, 41, FBN_ACT_SILU},
+    {530, 453, 612, FBN_ACT_RELU},
+    {600, 268, 4200, FBN_ACT_GELU},
+};
+enum { DIRECT_SHAPES = sizeof direct_shapes / sizeof *direct_shapes };
+
 static bool is_small(const char *row)
 {
     return strcmp(row, "train_small_sm90") == 0;
+}
+
+static bool is_direct(const char *row)
+{
+    return strcmp(row, "product_f16x1_direct_sm90") == 0;
 }
 
 static bool does_pack(const char *row)
@@ -56,8 +71,12 @@ static bool is_concerned(const char *row)
 
 static void add_row(const kernel_row *row, bool training)
 {
-    const shape *of = is_small(row->name) ? small_shapes : shapes;
-    const int count = is_small(row->name) ? SMALL_SHAPES : SHAPES;
+    const shape *of = shapes;
+    int count = SHAPES;
+    if (is_small(row->name))
+        of = small_shapes, count = SMALL_SHAPES;
+    else if (is_direct(row->name))
+        of = direct_shapes, count = DIRECT_SHAPES;
     for (int dtype = 0; dtype < 4; dtype++) {
         bool serves = row->serves[dtype] && dtype != FBN_F64; /* which takes no part in either */
         for (int k = 0; serves && k < count; k++) {
@@ -74,6 +93,24 @@ static void add_row(const kernel_row *row, bool training)
             if (is_small(row->name) && dtype == FBN_F32) /* which serves both */
                 table_add(&table, &c);
         }
+    }
+}
+
+/* Where W's exponents come from a sample: entries that it has not seen, and that f16 does not hold
+ * with them; columns that are small throughout; none of either. */
+static void add_ranges(const kernel_row *row)
+{
+    static const input_kind kinds[] = {INPUT_NORMAL, INPUT_OUTLIERS, INPUT_RECIPROCAL, INPUT_ZEROS,
+                                       INPUT_ROWS,   INPUT_TINY,     INPUT_INF_W,      INPUT_NAN_W};
+    for (size_t k = 0; row->serves[FBN_F32] && k < 2 * sizeof kinds / sizeof *kinds; k++) {
+        test_case c = case_default(k % 2);
+        c.kernel = row->name;
+        c.math = FBN_MATH_TF32;
+        c.n = 300, c.i = 1100, c.o = 300;
+        c.input = kinds[k / 2];
+        c.bias = c.gamma = c.beta = true;
+        c.batch_stats = k % 2;
+        table_add(&table, &c);
     }
 }
 
@@ -113,6 +150,9 @@ static void add(Suite *suite)
     for (size_t r = 0; r < count; r++)
         for (int training = 0; training < 2 && is_concerned(rows[r].name); training++)
             add_row(&rows[r], training);
+    for (size_t r = 0; r < count; r++)
+        if (is_direct(rows[r].name))
+            add_ranges(&rows[r]);
     for (size_t r = 0; r < count; r++)
         if (does_pack(rows[r].name))
             add_packed(&rows[r]);

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cuda_internal.h"
+#include "cuda_hopper.h"
 
 /* ---- errors ---- */
 
@@ -222,6 +222,8 @@ static fbn_status read_device(fbni_cuda_context *c)
      * them here. */
     if (cudaDriverGetVersion(&supported) != cudaSuccess || supported < 12030 || c->capability != 90)
         c->queue.launches_ahead = 0;
+    if (error == cudaSuccess)
+        fbni_hopper_count_clusters(c);
     return fbni_cuda_check(c->host, error, "the device's properties and kernels");
 }
 

@@ -61,13 +61,14 @@ static fbn_status split_operands(fbni_cuda_context *c, const fbni_hopper_split *
     return fbni_cuda_check(c->host, error, "hopper_split");
 }
 
-/* A half operand's copy, which the copy engine can read. */
-static fbn_status copy_half(fbni_cuda_context *c, const fbni_hopper_source *s, int64_t I)
+/* An operand's copy, which the copy engine can read. */
+static fbn_status copy_operand(fbni_cuda_context *c, const fbni_hopper_source *s, int64_t I,
+                               size_t size)
 {
     return fbni_cuda_check(c->host,
-                           cudaMemcpy2DAsync(s->memory, (size_t)fbni_hopper_stride(I) * 2, s->p,
-                                             (size_t)s->ld * 2, (size_t)I * 2, (size_t)s->rows,
-                                             cudaMemcpyDefault, c->queue.stream),
+                           cudaMemcpy2DAsync(s->memory, (size_t)fbni_hopper_stride(I) * size, s->p,
+                                             (size_t)s->ld * size, (size_t)I * size,
+                                             (size_t)s->rows, cudaMemcpyDefault, c->queue.stream),
                            "an operand's copy");
 }
 
@@ -77,9 +78,18 @@ fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind ki
     fbni_hopper_split split = {.kind = kind, .I = I, .ld = fbni_hopper_stride(I)};
 
     if (!is_float(kind))
-        return copy_half(c, s, I);
+        return copy_operand(c, s, I, 2);
     split.operand[1] = operand_of(kind, s, I, true);
     return split_operands(c, &split);
+}
+
+void fbni_hopper_count_clusters(fbni_cuda_context *c)
+{
+    if (fbni_hopper_refuse_machine(c) ||
+        fbni_hopper_direct_clusters(&c->direct_clusters) != cudaSuccess) {
+        c->direct_clusters = 0;
+        (void)cudaGetLastError();
+    }
 }
 
 fbn_status fbni_hopper_allow(fbni_cuda_context *c, fbni_hopper_kind kind)
@@ -90,6 +100,9 @@ fbn_status fbni_hopper_allow(fbni_cuda_context *c, fbni_hopper_kind kind)
     if (status != FBN_OK)
         return status;
     error = fbni_hopper_allow_product(kind);
+    if (error == cudaSuccess && fbni_hopper_is_single(kind))
+        error = fbni_hopper_allow_product(kind == FBNI_HOPPER_TF32 ? FBNI_HOPPER_DIRECT
+                                                                   : FBNI_HOPPER_TF32);
     if (error == cudaSuccess)
         error = fbni_hopper_allow_split();
     status = fbni_cuda_check(c->host, error, "the shared memory of the Hopper kernels");
@@ -99,18 +112,26 @@ fbn_status fbni_hopper_allow(fbni_cuda_context *c, fbni_hopper_kind kind)
 
 /* ---- tensor maps ---- */
 
-/* [parts][rows][I] of 16-bit entries, in boxes of 64 × box_rows × 1. */
+/* [parts][rows][I] of entries of 2 bytes or, floats, of 4, in boxes of 128 bytes × box_rows × 1. */
+static CUresult map_entries(const fbni_cuda_context *c, CUtensorMap *map, const void *p, int64_t I,
+                            int64_t rows, int64_t ld, int parts, int box_rows, size_t size)
+{
+    const cuuint64_t dimensions[3] = {(cuuint64_t)I, (cuuint64_t)rows, (cuuint64_t)parts};
+    const cuuint64_t strides[2] = {(cuuint64_t)ld * size, (cuuint64_t)(ld * rows) * size};
+    const cuuint32_t box[3] = {(cuuint32_t)(128 / size), (cuuint32_t)box_rows, 1};
+    const cuuint32_t steps[3] = {1, 1, 1};
+
+    return c->encode_map(
+        map, size == 4 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16, 3,
+        (void *)(uintptr_t)p, dimensions, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
 static CUresult map_operand(const fbni_cuda_context *c, CUtensorMap *map, const void *p, int64_t I,
                             int64_t rows, int64_t ld, int parts, int box_rows)
 {
-    const cuuint64_t dimensions[3] = {(cuuint64_t)I, (cuuint64_t)rows, (cuuint64_t)parts};
-    const cuuint64_t strides[2] = {(cuuint64_t)ld * 2, (cuuint64_t)(ld * rows) * 2};
-    const cuuint32_t box[3] = {64, (cuuint32_t)box_rows, 1}, steps[3] = {1, 1, 1};
-
-    return c->encode_map(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 3, (void *)(uintptr_t)p, dimensions,
-                         strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                         CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return map_entries(c, map, p, I, rows, ld, parts, box_rows, 2);
 }
 
 /* [N, O] of u or y, in boxes of 128 bytes × FBNI_HOPPER_PIECE. */
@@ -152,17 +173,17 @@ static bool is_mappable(const void *p, int64_t ld, size_t size)
     return (uintptr_t)p % 16 == 0 && (size_t)ld * size % 16 == 0;
 }
 
-/* A half operand as it is, or a copy where the copy engine cannot read it. */
-static fbn_status half_operand(fbni_cuda_context *c, const fbni_hopper_source *s, int64_t I,
-                               const void **p, int64_t *ld)
+/* An operand as it is, or a copy where the copy engine cannot read it. */
+static fbn_status readable_operand(fbni_cuda_context *c, const fbni_hopper_source *s, int64_t I,
+                                   size_t size, const void **p, int64_t *ld)
 {
     *p = s->p;
     *ld = s->ld;
-    if (s->p && is_mappable(s->p, s->ld, 2))
+    if (s->p && is_mappable(s->p, s->ld, size))
         return FBN_OK;
     *p = s->memory;
     *ld = fbni_hopper_stride(I);
-    return s->p ? copy_half(c, s, I) : FBN_OK;
+    return s->p ? copy_operand(c, s, I, size) : FBN_OK;
 }
 
 /* ---- the call ---- */
@@ -173,10 +194,10 @@ static fbn_status map_halves(fbni_cuda_context *c, const fbni_hopper_call *call,
 {
     const void *x, *w;
     int64_t ldx, ldw;
-    fbn_status status = half_operand(c, &call->x, call->I, &x, &ldx);
+    fbn_status status = readable_operand(c, &call->x, call->I, 2, &x, &ldx);
 
     if (status == FBN_OK)
-        status = half_operand(c, &call->w, call->I, &w, &ldw);
+        status = readable_operand(c, &call->w, call->I, 2, &w, &ldw);
     if (status != FBN_OK)
         return status;
     if (map_operand(c, &p->x, x, call->I, call->N, ldx, 1, p->columns / FBNI_HOPPER_CLUSTER) ||
@@ -205,8 +226,7 @@ static fbn_status map_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *
     return FBN_OK;
 }
 
-static fbn_status map_floats(fbni_cuda_context *c, const fbni_hopper_call *call,
-                             fbni_hopper_product *p)
+static fbni_hopper_split split_of(const fbni_hopper_call *call)
 {
     const fbni_hopper_split split = {
         .kind = call->kind,
@@ -216,16 +236,30 @@ static fbn_status map_floats(fbni_cuda_context *c, const fbni_hopper_call *call,
                     operand_of(call->kind, &call->w, call->I, call->w.p == NULL)},
         .control = call->control,
     };
+    return split;
+}
+
+/* The maps of a split's parts, for a product of this kind. */
+static fbn_status map_split(fbni_cuda_context *c, const fbni_hopper_split *split,
+                            fbni_hopper_kind kind, fbni_hopper_product *p)
+{
     const fbni_hopper_parts_call parts = {
-        .kind = call->kind,
-        .I = call->I,
-        .x = split.operand[0],
-        .w = split.operand[1],
-        .control = call->control,
+        .kind = kind,
+        .I = split->I,
+        .x = split->operand[0],
+        .w = split->operand[1],
+        .control = split->control,
     };
+    return map_parts(c, &parts, p);
+}
+
+static fbn_status map_floats(fbni_cuda_context *c, const fbni_hopper_call *call,
+                             fbni_hopper_product *p)
+{
+    const fbni_hopper_split split = split_of(call);
     const fbn_status status = split_operands(c, &split);
 
-    return status == FBN_OK ? map_parts(c, &parts, p) : status;
+    return status == FBN_OK ? map_split(c, &split, call->kind, p) : status;
 }
 
 bool fbni_hopper_can_follow(const fbni_cuda_finish *f, bool packed)
@@ -284,30 +318,153 @@ fbn_status fbni_hopper_call_parts(fbni_cuda_context *c, const fbni_hopper_parts_
     return status == FBN_OK ? multiply(c, &p, FBN_F32, call->u, call->ldu) : status;
 }
 
-fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call *call)
+static fbni_hopper_product product_of(const fbni_hopper_call *call, fbni_hopper_kind kind,
+                                      const fbni_hopper_tiles *tiles)
 {
-    const fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->N, call->O);
-    fbni_hopper_product p = {
-        .kind = call->kind,
-        .columns = tiles.columns,
-        .band = tiles.band,
-        .clusters = tiles.clusters,
+    const fbni_hopper_product p = {
+        .kind = kind,
+        .columns = tiles->columns,
+        .band = tiles->band,
+        .clusters = tiles->clusters,
         .N = call->N,
         .O = call->O,
         .I = call->I,
         .partials = call->partials,
     };
-    fbn_status status = is_float(call->kind) ? map_floats(c, call, &p) : map_halves(c, call, &p);
+    return p;
+}
 
-    if (status == FBN_OK && call->following.pairs > 0)
-        status = set_follow(c, call, &p);
+/* u, packed u or y, as the call says. */
+static fbn_status multiply_call(fbni_cuda_context *c, const fbni_hopper_call *call,
+                                fbni_hopper_product *p)
+{
+    if (!call->finish)
+        return multiply(c, p, FBN_F32, call->u, call->ldu);
+    p->stored = call->packed ? FBNI_HOPPER_PACKED : FBNI_HOPPER_Y;
+    p->finish = *call->finish;
+    return multiply(c, p, p->finish.dtype, p->finish.y, p->finish.ldy);
+}
+
+/* ---- FBNI_HOPPER_DIRECT ---- */
+
+/* x in one part, whose order fills groups of 32, and W, as it is or in such a part. */
+static fbn_status map_direct(fbni_cuda_context *c, const fbni_hopper_split *split, const void *w,
+                             int64_t ldw, fbni_hopper_product *p)
+{
+    const fbni_hopper_operand *x = &split->operand[0], *of = &split->operand[1];
+    const int64_t ld = split->ld;
+    CUresult refused = map_operand(c, &p->x, x->parts, ld, x->rows, ld, 1, p->columns / 2);
+
+    if (!refused)
+        refused = w ? map_entries(c, &p->w, w, split->I, of->rows, ldw, 1, FBNI_HOPPER_FEATURES / 2,
+                                  sizeof(float))
+                    : map_operand(c, &p->w, of->parts, ld, of->rows, ld, 1, FBNI_HOPPER_FEATURES);
+    if (refused)
+        return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused an operand");
+    p->w_rescue = p->w;
+    p->x_exponents = x->exponents;
+    p->w_exponents = of->exponents;
+    p->columns_of_w = of->largest;
+    return FBN_OK;
+}
+
+/* What of W is split: the features from `first` on, which are multiplied beside the others. */
+static fbni_hopper_split split_beside(const fbni_hopper_split *split, int64_t first)
+{
+    fbni_hopper_split beside = *split;
+    fbni_hopper_operand *w = &beside.operand[1];
+
+    w->rows -= first;
+    if (w->rows <= 0) {
+        *w = (fbni_hopper_operand){.largest = w->largest};
+        return beside;
+    }
+    w->from += first * w->ldfrom;
+    w->parts += first * split->ld;
+    w->rescue += first * split->ld;
+    w->exponents += first;
+    return beside;
+}
+
+/* Where f16 does not do, by what the product has seen, all of it again: nothing, as a rule. */
+static fbn_status rescue_direct(fbni_cuda_context *c, const fbni_hopper_call *call,
+                                const fbni_hopper_split *split, const fbni_hopper_split *beside,
+                                int columns)
+{
+    fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, FBNI_HOPPER_TF32, call->N, call->O);
+    cudaError_t error = fbni_hopper_judge_split(&c->queue, beside);
+    fbni_hopper_product p;
+    fbn_status status;
+
+    if (error == cudaSuccess)
+        error = fbni_hopper_rescue_operands(&c->queue, split);
+    status = fbni_cuda_check(c->host, error, "hopper_rescue");
+    tiles.columns = columns; /* the moments are by tiles of the first product */
+    p = product_of(call, FBNI_HOPPER_TF32, &tiles);
+    p.rescues = 1;
+    if (status == FBN_OK)
+        status = map_split(c, split, FBNI_HOPPER_TF32, &p);
+    return status == FBN_OK ? multiply_call(c, call, &p) : status;
+}
+
+static fbn_status call_direct(fbni_cuda_context *c, const fbni_hopper_call *call)
+{
+    fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->N, call->O);
+    const int64_t pairs = (call->O + FBNI_HOPPER_PAIR - 1) / FBNI_HOPPER_PAIR;
+    const fbni_hopper_split split = split_of(call);
+    fbni_hopper_operand sampled = split.operand[1];
+    fbni_hopper_product p, other;
+    fbni_hopper_split beside;
+    const void *w;
+    int64_t ldw;
+    fbn_status status = readable_operand(c, &call->w, call->I, sizeof(float), &w, &ldw);
+    cudaError_t error;
+
     if (status != FBN_OK)
         return status;
-    if (!call->finish)
-        return multiply(c, &p, FBN_F32, call->u, call->ldu);
-    p.stored = call->packed ? FBNI_HOPPER_PACKED : FBNI_HOPPER_Y;
-    p.finish = *call->finish;
-    return multiply(c, &p, p.finish.dtype, p.finish.y, p.finish.ldy);
+    if (w != call->w.p) /* the copy lies where parts would */
+        tiles.beside = 0;
+    p = other = product_of(call, call->kind, &tiles);
+    p.pairs = (int)pairs - tiles.beside;
+    if (tiles.beside > 0 && sampled.rows > (int64_t)p.pairs * FBNI_HOPPER_PAIR)
+        sampled.rows = (int64_t)p.pairs * FBNI_HOPPER_PAIR;
+    beside = split_beside(&split, sampled.rows);
+
+    error = fbni_hopper_split_rows(&c->queue, &beside);
+    if (error == cudaSuccess)
+        error = fbni_hopper_sample(&c->queue, &sampled, call->I);
+    status = fbni_cuda_check(c->host, error, "hopper_split");
+    if (status == FBN_OK)
+        status = map_direct(c, &split, w, ldw, &p);
+    if (status == FBN_OK)
+        status = multiply_call(c, call, &p);
+    if (status == FBN_OK && tiles.beside > 0) {
+        const int64_t idle =
+            c->queue.processors / FBNI_HOPPER_CLUSTER - 2 * (int64_t)tiles.clusters;
+        const int64_t all = tiles.beside * tiles.count;
+        other.kind = FBNI_HOPPER_TF32;
+        other.before = p.pairs;
+        other.beside = 1;
+        other.clusters = (int)(all < idle ? all : idle);
+        status = map_direct(c, &split, NULL, 0, &other);
+        if (status == FBN_OK)
+            status = multiply_call(c, call, &other);
+    }
+    return status == FBN_OK ? rescue_direct(c, call, &split, &beside, tiles.columns) : status;
+}
+
+fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call *call)
+{
+    const fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->N, call->O);
+    fbni_hopper_product p = product_of(call, call->kind, &tiles);
+    fbn_status status;
+
+    if (call->kind == FBNI_HOPPER_DIRECT)
+        return call_direct(c, call);
+    status = is_float(call->kind) ? map_floats(c, call, &p) : map_halves(c, call, &p);
+    if (status == FBN_OK && call->following.pairs > 0)
+        status = set_follow(c, call, &p);
+    return status == FBN_OK ? multiply_call(c, call, &p) : status;
 }
 
 fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *finish,
@@ -318,6 +475,11 @@ fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *fini
 }
 
 #else
+
+void fbni_hopper_count_clusters(fbni_cuda_context *c)
+{
+    c->direct_clusters = 0;
+}
 
 bool fbni_hopper_can_follow(const fbni_cuda_finish *f, bool packed)
 {

@@ -17,9 +17,10 @@ fbni_hopper_kind fbni_cuda_hopper_kind(const fbn_layer_desc *desc);
 bool fbni_cuda_is_hopper(fbni_cuda_row_id row, fbni_hopper_kind *kind);
 bool fbni_cuda_is_hopper_gradients(fbni_cuda_row_id row, fbni_hopper_kind *kind);
 
-/* NULL where this machine can run the Hopper kernels, else why not. */
+/* NULL where this machine can run the Hopper kernels, else why not; and FBNI_HOPPER_DIRECT. */
 const char *fbni_hopper_refuse_machine(const fbni_cuda_context *context);
-/* The same of a product of these sizes; and whether cuBLAS is expected to be faster. */
+const char *fbni_hopper_refuse_direct(const fbni_cuda_context *context);
+/* The same of a product of these sizes; and whether another is expected to be faster. */
 const char *fbni_hopper_refuse_sizes(int64_t N, int64_t I, int64_t O);
 const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                      int64_t N, int64_t I, int64_t O);
@@ -27,6 +28,8 @@ const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopp
 typedef struct fbni_hopper_tiles {
     int columns;   /* of a tile */
     int64_t count; /* along the batch */
+    int64_t steps; /* the same, of a cluster's tiles */
+    int beside;    /* FBNI_HOPPER_DIRECT: the last pairs, for what it leaves idle */
     int band;      /* pairs of feature tiles done together */
     int64_t waves;
     int clusters; /* that multiply, at most */
@@ -45,14 +48,16 @@ fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N
 /* The most tiles along any batch of at most N rows. */
 int64_t fbni_hopper_most_tiles(int64_t N);
 
-/* Entries from one row of parts to the next: the copy engine wants multiples of 16 bytes. */
+/* Entries from one row of parts to the next: the copy engine wants multiples of 16 bytes, and
+ * FBNI_HOPPER_DIRECT groups of 32. */
 static inline int64_t fbni_hopper_stride(int64_t depth)
 {
-    return (depth + 7) / 8 * 8;
+    return (depth + 31) / 32 * 32;
 }
 
 /* One operand's memory, in bytes from where it begins: its parts, and for the float kinds exponents
- * and largest entries. separate: the bf16 parts do not share the place of the f16 ones. */
+ * and largest entries. separate: the bf16 parts do not share the place of the f16 ones. The same of
+ * FBNI_HOPPER_TF32 and FBNI_HOPPER_DIRECT, between which each call may choose. */
 typedef struct fbni_hopper_memory {
     size_t parts, rescue, exponents, largest, total;
 } fbni_hopper_memory;
@@ -79,6 +84,8 @@ typedef struct fbni_hopper_call {
     fbni_cuda_following following;
 } fbni_hopper_call;
 
+/* context->direct_clusters, when a context is created. */
+void fbni_hopper_count_clusters(fbni_cuda_context *context);
 /* Before the first product of a kind on the context's device: a layer does it when it is created,
  * so that nothing is loaded in the hot path. */
 fbn_status fbni_hopper_allow(fbni_cuda_context *context, fbni_hopper_kind kind);

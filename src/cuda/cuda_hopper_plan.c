@@ -23,6 +23,14 @@ const char *fbni_hopper_refuse_machine(const fbni_cuda_context *context)
 #endif
 }
 
+const char *fbni_hopper_refuse_direct(const fbni_cuda_context *context)
+{
+    const char *refusal = fbni_hopper_refuse_machine(context);
+    return !refusal && context->direct_clusters < 1
+               ? "the device has no place for a cluster of four blocks"
+               : refusal;
+}
+
 const char *fbni_hopper_refuse_sizes(int64_t N, int64_t I, int64_t O)
 {
     const int64_t most = INT32_MAX - 1024; /* the copy engine's coordinates have 32 bits */
@@ -33,16 +41,18 @@ const char *fbni_hopper_refuse_sizes(int64_t N, int64_t I, int64_t O)
 }
 
 /* What was measured on an H200, in microseconds, TFLOP/s and bytes per microsecond
- * (bench/results): of the kind, one block of 64 of the depth of a tile of 256 columns, the bytes
- * that its split moves for an entry, and the rate of cuBLAS's product. */
+ * (bench/results): of the kind, one block of 64 of the depth of a tile of 256 columns, what its
+ * split takes at least, the bytes that it moves for an entry of x and of W, and the rate of
+ * cuBLAS's product. */
 static const struct speed {
-    double block, split_bytes, blas;
+    double block, split_start, x_bytes, w_bytes, blas;
 } speeds[FBNI_HOPPER_KINDS] = {
-    [FBNI_HOPPER_F16] = {0.72, 0, 700},  [FBNI_HOPPER_BF16] = {0.72, 0, 720},
-    [FBNI_HOPPER_TF32] = {0.74, 6, 390}, [FBNI_HOPPER_FP32] = {1.75, 8, 48},
-    [FBNI_HOPPER_HALF] = {1.4, 0, 0}, /* backward alone */
+    [FBNI_HOPPER_F16] = {0.72, 0, 0, 0, 700},       [FBNI_HOPPER_BF16] = {0.72, 0, 0, 0, 720},
+    [FBNI_HOPPER_DIRECT] = {0.91, 15, 6, 0.5, 390}, /* with what comes after it */
+    [FBNI_HOPPER_TF32] = {0.74, 5, 6, 6, 390},      [FBNI_HOPPER_FP32] = {1.75, 5, 8, 8, 48},
+    [FBNI_HOPPER_HALF] = {1.4, 0, 0, 0, 0}, /* backward alone */
 };
-static const double tile_start = 5, split_start = 5, blas_start = 6, bandwidth = 3.3e6;
+static const double tile_start = 5, blas_start = 6, bandwidth = 3.3e6;
 
 double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
                         int64_t I, int64_t O)
@@ -60,20 +70,31 @@ static double blas_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
     return blas_start + 2e-6 * rows * (double)I * columns / speeds[kind].blas; /* in its tiles */
 }
 
-static double split_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
+static double whole_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
+                         int64_t I, int64_t O)
 {
-    const double bytes = speeds[kind].split_bytes;
-    return bytes > 0 ? split_start + bytes * ((double)N + (double)O) * (double)I / bandwidth : 0;
+    const struct speed *s = &speeds[kind];
+    const double bytes = (s->x_bytes * (double)N + s->w_bytes * (double)O) * (double)I;
+    return fbni_hopper_time(context, kind, N, I, O) + s->split_start + bytes / bandwidth;
 }
 
 const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                      int64_t N, int64_t I, int64_t O)
 {
-    const double moments = 4 * (double)N * (double)O / bandwidth; /* which it saves */
-    const double blas = blas_time(kind, N, I, O) + moments;
-    const double own = fbni_hopper_time(context, kind, N, I, O) + split_time(kind, N, I, O);
+    /* What it saves: reading u once more; of the half types also that u has 32 bits both ways. */
+    const double bytes = kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16 ? 8 : 4;
+    const double saved = bytes * (double)N * (double)O / bandwidth;
+    const double own = whole_time(context, kind, N, I, O);
 
-    return own > blas ? "cuBLAS is faster at this size" : NULL;
+    if (own > blas_time(kind, N, I, O) + saved)
+        return "cuBLAS is faster at this size";
+    if (!fbni_hopper_is_single(kind) || fbni_hopper_refuse_direct(context))
+        return NULL;
+    if (kind == FBNI_HOPPER_DIRECT)
+        return own > whole_time(context, FBNI_HOPPER_TF32, N, I, O) ? "W is better split first"
+                                                                    : NULL;
+    return own > whole_time(context, FBNI_HOPPER_DIRECT, N, I, O) ? "W is better not split first"
+                                                                  : NULL;
 }
 
 /* ---- tiles ---- */
@@ -84,27 +105,51 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
+/* Clusters of four leave some multiprocessors out: of an H200's 132 31 of them find a place. Where
+ * the last wave is for a few tiles alone, the last pairs of feature tiles are for clusters of two
+ * there, at the same time, if they have enough waves. */
+static void set_beside(const fbni_cuda_context *context, int64_t pairs, fbni_hopper_tiles *t)
+{
+    const int64_t clusters = context->direct_clusters;
+    const int64_t left =
+        (context->queue.processors - FBNI_HOPPER_DIRECT_CLUSTER * clusters) / FBNI_HOPPER_CLUSTER;
+    const int64_t waves = pairs * t->steps / clusters, most = waves * clusters / t->steps;
+
+    if (waves < t->waves && most > 0 && left > 0 &&
+        ceil_div((pairs - most) * t->count, left) <= waves) {
+        t->beside = (int)(pairs - most);
+        t->waves = waves;
+    }
+    t->clusters = (int)ceil_div((pairs - t->beside) * t->steps, t->waves);
+}
+
 /* The tiles that fill the fewest waves of the machine, counted in columns; the wider where two do
  * as well. Four pairs of feature tiles together (1, 2, 4, 8 at 16384 x 4096 -> 4096: 2403, 2299,
  * 2286, 2316 us for float, 824, 782, 769, 767 for bf16): a wave then shares a band of W and x. */
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                        int64_t N, int64_t O)
 {
-    const int64_t clusters = context->queue.processors / FBNI_HOPPER_CLUSTER;
+    const bool direct = kind == FBNI_HOPPER_DIRECT;
+    const int64_t clusters =
+        direct ? context->direct_clusters : context->queue.processors / FBNI_HOPPER_CLUSTER;
     const int64_t pairs = ceil_div(O, FBNI_HOPPER_FEATURES * FBNI_HOPPER_CLUSTER);
     fbni_hopper_tiles best = {0};
     int columns;
 
     for (int i = 0; (columns = fbni_hopper_tile_columns(kind, i)) > 0; i++) {
-        const int64_t count = ceil_div(N, columns), waves = ceil_div(pairs * count, clusters);
+        const int64_t count = ceil_div(N, columns), steps = direct ? ceil_div(count, 2) : count;
+        const int64_t waves = ceil_div(pairs * steps, clusters);
         if (best.columns == 0 || waves * columns < best.waves * best.columns) {
             best.columns = columns;
             best.count = count;
+            best.steps = steps;
             best.waves = waves;
         }
     }
     best.band = pairs < 4 ? (int)pairs : 4;
-    best.clusters = (int)(pairs * best.count < clusters ? pairs * best.count : clusters);
+    best.clusters = (int)(pairs * best.steps < clusters ? pairs * best.steps : clusters);
+    if (direct)
+        set_beside(context, pairs, &best);
     return best;
 }
 

@@ -38,6 +38,7 @@ typedef struct fbni_cuda_context {
     int capability; /* 90: compute capability 9.0 */
     CUcontext primary;
     PFN_cuTensorMapEncodeTiled_v12000 encode_map; /* NULL: the driver has none */
+    int direct_clusters; /* fbni_hopper_direct_clusters; 0: there are no Hopper kernels */
     fbni_cuda_queue queue;
     cudaEvent_t event; /* orders a new stream after the old */
     cublasHandle_t blas;
@@ -63,6 +64,7 @@ typedef enum fbni_cuda_row_id {
     FBNI_CUDA_PRODUCT_HOPPER_F16, /* cuda_hopper.h; moments in the epilogue */
     FBNI_CUDA_PRODUCT_HOPPER_BF16,
     FBNI_CUDA_PRODUCT_HOPPER_TF32,
+    FBNI_CUDA_PRODUCT_HOPPER_DIRECT,
     FBNI_CUDA_PRODUCT_HOPPER_FP32,
     FBNI_CUDA_PRODUCT_CUBLAS,     /* operands as they are */
     FBNI_CUDA_PRODUCT_CUBLAS_F32, /* half operands converted to float */

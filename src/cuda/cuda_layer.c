@@ -172,6 +172,9 @@ static void log_tiles(const fbni_cuda_layer *l)
                           "%lld waves",
                           FBNI_HOPPER_FEATURES, t.columns, t.band, FBNI_HOPPER_PAIR,
                           (long long)t.waves);
+    if (t.beside > 0)
+        l->context->host->log("%d clusters of %d multiply, the last %d x %d features go beside",
+                              t.clusters, FBNI_HOPPER_DIRECT_CLUSTER, t.beside, FBNI_HOPPER_PAIR);
     if (l->choice.row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_FOLLOWED) {
         const fbni_cuda_following f =
             fbni_hopper_following_of(l->context, kind, desc->max_batch, desc->in_features,

@@ -100,9 +100,13 @@ fbn_status fbni_cuda_prepare(void **prepared, void *layer_, const fbn_params *pa
     fbni_cuda_context *c = layer->context;
     const fbn_layer_desc *desc = &layer->desc;
     const size_t real = fbni_real_size(desc->dtype), O = (size_t)desc->out_features;
-    const bool converts = layer->choice.row[FBNI_CUDA_PRODUCT] == FBNI_CUDA_PRODUCT_CUBLAS_F32;
+    const fbni_cuda_row_id product =
+        layer->choice.row[FBNI_CUDA_PRODUCT] == FBNI_CUDA_PRODUCT_HOPPER_DIRECT
+            ? FBNI_CUDA_PRODUCT_HOPPER_TF32 /* W is split once, now */
+            : layer->choice.row[FBNI_CUDA_PRODUCT];
+    const bool converts = product == FBNI_CUDA_PRODUCT_CUBLAS_F32;
     fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
-    const bool split = fbni_cuda_is_hopper(layer->choice.row[FBNI_CUDA_PRODUCT], &kind);
+    const bool split = fbni_cuda_is_hopper(product, &kind);
     const size_t weight =
         split ? fbni_hopper_memory_of(kind, desc->out_features, desc->in_features, true).total
               : fbni_align(O * (size_t)desc->in_features *
@@ -117,7 +121,7 @@ fbn_status fbni_cuda_prepare(void **prepared, void *layer_, const fbn_params *pa
     *p = (cuda_prepared){
         .context = c,
         .desc = *desc,
-        .product = layer->choice.row[FBNI_CUDA_PRODUCT],
+        .product = product,
         .softmax = layer->choice.row[FBNI_CUDA_SOFTMAX],
         .converts = converts,
         .split = split,

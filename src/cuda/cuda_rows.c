@@ -27,11 +27,17 @@ fbni_hopper_kind fbni_cuda_hopper_kind(const fbn_layer_desc *desc)
 
 bool fbni_cuda_is_hopper(fbni_cuda_row_id row, fbni_hopper_kind *kind)
 {
-    const int of = (int)row - FBNI_CUDA_PRODUCT_HOPPER_F16; /* rows in the order of the kinds */
+    static const fbni_hopper_kind of[] = {
+        [FBNI_CUDA_PRODUCT_HOPPER_F16] = FBNI_HOPPER_F16,
+        [FBNI_CUDA_PRODUCT_HOPPER_BF16] = FBNI_HOPPER_BF16,
+        [FBNI_CUDA_PRODUCT_HOPPER_TF32] = FBNI_HOPPER_TF32,
+        [FBNI_CUDA_PRODUCT_HOPPER_DIRECT] = FBNI_HOPPER_DIRECT,
+        [FBNI_CUDA_PRODUCT_HOPPER_FP32] = FBNI_HOPPER_FP32,
+    };
 
-    if (of < 0 || of > FBNI_HOPPER_FP32)
+    if ((size_t)row >= sizeof of / sizeof *of) /* the first rows */
         return false;
-    *kind = (fbni_hopper_kind)of;
+    *kind = of[row];
     return true;
 }
 
@@ -140,11 +146,17 @@ static const char *hopper_gradients_half(const fbni_cuda_context *context,
     return hopper_gradients(desc, FBNI_HOPPER_HALF);
 }
 
-/* A Hopper product that could be had, but would be slower than cuBLAS. */
+/* A Hopper product that could be had, but would be slower than another. */
 static const char *hopper_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
     return fbni_hopper_refuse_speed(context, fbni_cuda_hopper_kind(desc), desc->max_batch,
                                     desc->in_features, desc->out_features);
+}
+
+static const char *direct_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    return fbni_hopper_refuse_speed(context, FBNI_HOPPER_DIRECT, desc->max_batch, desc->in_features,
+                                    desc->out_features);
 }
 
 static const char *hopper_gradients_slower(const fbni_cuda_context *context,
@@ -225,9 +237,10 @@ static const char *followed_slower(const fbni_cuda_context *context, const fbn_l
 
 /* Of the rows that take the product's moments, the one for a batch. */
 static fbni_cuda_row_id epilogue_of(const fbni_cuda_context *context, const fbn_layer_desc *desc,
-                                    int64_t batch)
+                                    fbni_hopper_kind kind, int64_t batch)
 {
-    if (!elementwise_only(context, desc) && !not_followed(context, desc, batch))
+    if (kind != FBNI_HOPPER_DIRECT && !elementwise_only(context, desc) &&
+        !not_followed(context, desc, batch))
         return FBNI_CUDA_TRAIN_FOLLOWED;
     return packed_layer(context, desc) ? FBNI_CUDA_TRAIN_EPILOGUE : FBNI_CUDA_TRAIN_PACKED;
 }
@@ -262,6 +275,8 @@ static const struct row {
                                        fbni_hopper_refuse_machine, hopper_bf16, hopper_slower},
     [FBNI_CUDA_PRODUCT_HOPPER_TF32] = {"product_f16x1_sm90", FBNI_CUDA_PRODUCT,
                                        fbni_hopper_refuse_machine, hopper_tf32, hopper_slower},
+    [FBNI_CUDA_PRODUCT_HOPPER_DIRECT] = {"product_f16x1_direct_sm90", FBNI_CUDA_PRODUCT,
+                                         fbni_hopper_refuse_direct, hopper_tf32, direct_slower},
     [FBNI_CUDA_PRODUCT_HOPPER_FP32] = {"product_f16x3_sm90", FBNI_CUDA_PRODUCT,
                                        fbni_hopper_refuse_machine, hopper_fp32, hopper_slower},
     [FBNI_CUDA_PRODUCT_CUBLAS] = {"product_cublas", FBNI_CUDA_PRODUCT, any_machine, native_product,
@@ -330,12 +345,14 @@ static int find(const char *name)
 static const char *refusal_now(const fbni_cuda_context *context, const fbn_layer_desc *desc,
                                const fbni_cuda_choice *choice, int row)
 {
-    fbni_hopper_kind kind;
+    fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
     const char *refusal = refusal_of(context, desc, row);
 
     if (!refusal && fbni_cuda_is_epilogue((fbni_cuda_row_id)row) &&
         !fbni_cuda_is_hopper(choice->row[FBNI_CUDA_PRODUCT], &kind))
         refusal = "the product takes no moments";
+    if (!refusal && row == FBNI_CUDA_TRAIN_FOLLOWED && kind == FBNI_HOPPER_DIRECT)
+        refusal = "nothing can follow behind the product";
     if (!refusal && row == FBNI_CUDA_TRAIN_SMALL && choice->named[FBNI_CUDA_PRODUCT])
         refusal = "a product is asked for by name";
     return refusal;
@@ -395,15 +412,24 @@ fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
                                           const fbn_layer_desc *desc,
                                           const fbni_cuda_choice *choice, int64_t batch)
 {
+    static const fbni_cuda_row_id single[] = {FBNI_CUDA_PRODUCT_HOPPER_TF32,
+                                              FBNI_CUDA_PRODUCT_HOPPER_DIRECT};
     const fbni_cuda_row_id row = choice->row[FBNI_CUDA_PRODUCT];
     fbni_hopper_kind kind;
 
     if (!fbni_cuda_is_hopper(row, &kind) || choice->named[FBNI_CUDA_PRODUCT] ||
         (choice->named[FBNI_CUDA_TRAIN] && fbni_cuda_is_epilogue(choice->row[FBNI_CUDA_TRAIN])))
         return row;
-    return fbni_hopper_refuse_speed(context, kind, batch, desc->in_features, desc->out_features)
-               ? FBNI_CUDA_PRODUCT_CUBLAS
-               : row;
+    if (!fbni_hopper_refuse_speed(context, kind, batch, desc->in_features, desc->out_features))
+        return row;
+    for (int i = 0; fbni_hopper_is_single(kind) && i < 2; i++)
+        if (!refusal_of(context, desc, single[i]) &&
+            !fbni_hopper_refuse_speed(
+                context,
+                single[i] == FBNI_CUDA_PRODUCT_HOPPER_TF32 ? FBNI_HOPPER_TF32 : FBNI_HOPPER_DIRECT,
+                batch, desc->in_features, desc->out_features))
+            return single[i];
+    return FBNI_CUDA_PRODUCT_CUBLAS;
 }
 
 fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
@@ -418,6 +444,6 @@ fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
     if (row == FBNI_CUDA_TRAIN_SMALL && !fbni_small_refuse_speed(context, desc, batch))
         return row;
     if (fbni_cuda_is_hopper(product, &kind))
-        return epilogue_of(context, desc, batch);
+        return epilogue_of(context, desc, kind, batch);
     return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
 }

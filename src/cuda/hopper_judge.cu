@@ -15,9 +15,12 @@ using namespace fbni;
 
 constexpr int BLOCK = 256, COLUMNS = FBNI_HOPPER_JUDGED, VECTOR = 8, ACROSS = COLUMNS / VECTOR;
 
-/* Whether f16 loses what a row of x needs that has one column alone, largest entries x and w. */
-__device__ inline bool loses_alone(fbni_hopper_kind kind, float x, float w)
+/* Whether f16 loses what a row of x needs that has one column alone, largest entries x and w.
+ * marks: of FBNI_HOPPER_DIRECT. */
+__device__ inline bool loses_alone(fbni_hopper_kind kind, float x, float w, unsigned marks)
 {
+    if (kind == FBNI_HOPPER_DIRECT)
+        return marks & FBNI_HOPPER_BEYOND || (marks & FBNI_HOPPER_BELOW && x > 0 && w < 0x1p-28f);
     return x > 0 && w > 0 && w < (kind == FBNI_HOPPER_FP32 ? 0x1p-12f : 0x1p-24f);
 }
 
@@ -62,21 +65,26 @@ __global__ void __launch_bounds__(BLOCK) hopper_judge(fbni_hopper_judgement j)
         __syncthreads();
         if (threadIdx.x < COLUMNS && column < j.ld) {
             float largest[2] = {};
+            unsigned marks = 0;
             for (int i = 0; i < 2; i++) {
-                unsigned bits = 0;
+                unsigned bits = j.of[i].some ? j.of[i].largest[column] : 0;
+                marks = bits & (FBNI_HOPPER_BEYOND | FBNI_HOPPER_BELOW); /* w comes last */
+                bits &= 0xffff;
                 if (j.of[i].count > 0) {
 #pragma unroll
                     for (int w = 0; w < BLOCK / 32; w++)
                         bits = max(bits, (unsigned)shared[i][w][threadIdx.x]);
                     j.of[i].largest[column] = bits;
-                } else if (j.of[i].largest) {
-                    bits = j.of[i].largest[column];
                 }
                 largest[i] = __half2float(__ushort_as_half((unsigned short)bits)) * 0x1p-15f;
             }
             const float x = largest[0], w = largest[1];
-            sum += loses_alone(j.kind, x, w) ? __int_as_float(0x7f800000) : x + w;
-            squares += (x * w) * (x * w);
+            if (loses_alone(j.kind, x, w, marks)) {
+                sum = __int_as_float(0x7f800000);
+            } else {
+                sum += x + w;
+                squares += (x * w) * (x * w);
+            }
         }
         __syncthreads();
     }

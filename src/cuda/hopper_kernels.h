@@ -15,11 +15,12 @@ extern "C" {
 
 /* How the operands of a product are made of 16-bit numbers. */
 typedef enum fbni_hopper_kind {
-    FBNI_HOPPER_F16,  /* they are f16 */
-    FBNI_HOPPER_BF16, /* they are bf16 */
-    FBNI_HOPPER_TF32, /* float: f16 hi; three products of two bf16 parts where f16 does not do */
-    FBNI_HOPPER_FP32, /* float: f16 hi + lo, three products; or six of three bf16 parts */
-    FBNI_HOPPER_HALF, /* x float: f16 hi + lo; w of a half type: f16 hi; or bf16, three and two */
+    FBNI_HOPPER_F16,    /* they are f16 */
+    FBNI_HOPPER_BF16,   /* they are bf16 */
+    FBNI_HOPPER_DIRECT, /* as TF32, but w is float and becomes f16 on the way to the tensor cores */
+    FBNI_HOPPER_TF32,   /* float: f16 hi; three products of two bf16 parts where f16 does not do */
+    FBNI_HOPPER_FP32,   /* float: f16 hi + lo, three products; or six of three bf16 parts */
+    FBNI_HOPPER_HALF,   /* x float: f16 hi + lo; w of a half type: f16 hi; or bf16, three and two */
     FBNI_HOPPER_KINDS
 } fbni_hopper_kind;
 
@@ -35,6 +36,7 @@ enum {
     FBNI_HOPPER_FEATURES = 128,
     FBNI_HOPPER_CLUSTER = 2,
     FBNI_HOPPER_PAIR = FBNI_HOPPER_FEATURES * FBNI_HOPPER_CLUSTER,
+    FBNI_HOPPER_DIRECT_CLUSTER = 4, /* of FBNI_HOPPER_DIRECT: a pair, by two tiles of rows */
     FBNI_HOPPER_PIECE = 16,
     FBNI_HOPPER_STAGE = 32 * 1024
 };
@@ -58,11 +60,18 @@ typedef struct fbni_hopper_product {
     int band;     /* pairs of feature tiles that are done together */
     int clusters; /* that multiply */
     int64_t N, O, I;
-    /* Operands: dimensions (depth, rows, parts); boxes (64, 128, 1) and (64, columns / 2, 1). */
+    /* Operands: dimensions (depth, rows, parts); boxes (64, 128, 1) and (64, columns / 2, 1); w of
+     * FBNI_HOPPER_DIRECT is float, boxes (32, 64, 1). */
     CUtensorMap w, x, w_rescue; /* w_rescue: as w, read where *rescue is not 0 */
     /* Row i of x is 2^-x_exponents[i] times what its parts add up to; NULL: as it is. */
     const int *w_exponents, *x_exponents;
     const int *rescue; /* device: not 0: the bf16 parts are there instead, without exponents */
+    int rescues;       /* nothing is done where *rescue is 0 */
+    /* Pairs of feature tiles: those before, and those that are multiplied; 0: all that follow. */
+    int before, pairs;
+    int beside; /* beside the product before it, whose operands and features it does not need */
+    /* Of FBNI_HOPPER_DIRECT, I: FBNI_HOPPER_BEYOND and FBNI_HOPPER_BELOW are set. */
+    unsigned *columns_of_w;
     /* The result, [N, O]: dimensions (O, N), boxes (128 bytes, FBNI_HOPPER_PIECE), swizzled; or,
      * where no map can have it, out with its leading dimension, else NULL. */
     fbni_hopper_result stored;
@@ -81,6 +90,8 @@ cudaError_t fbni_hopper_allow_product(fbni_hopper_kind kind);
 cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper_product *product);
 /* The tiles that a kind is compiled for: their columns for index = 0, 1, ...; 0 after the last. */
 int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index);
+/* Clusters of FBNI_HOPPER_DIRECT that find a place at once. */
+cudaError_t fbni_hopper_direct_clusters(int *clusters);
 /* Whether others may follow behind a product of these tiles. */
 int fbni_hopper_may_follow(fbni_hopper_kind kind, int columns);
 
@@ -100,12 +111,16 @@ typedef struct fbni_hopper_control {
     int rescue;                        /* the verdict: f16 loses what the product needs */
 } fbni_hopper_control;
 
+/* In a column's largest entry, of FBNI_HOPPER_DIRECT: some are beyond f16; some are so small that f16
+ * loses bits of them. Where that is said the largest is of a sample. */
+enum { FBNI_HOPPER_BEYOND = 1 << 16, FBNI_HOPPER_BELOW = 1 << 17 };
+
 /* The largest entries of an operand's columns as f16 has them: the largest of `count` rows, ld
- * apart; count 0: they are in `largest` already (or, NULL, not there). */
+ * apart, and of what is in `largest`, if some are (NULL: it is not there). */
 typedef struct fbni_hopper_columns {
     unsigned *largest; /* ld */
     const uint16_t *rows;
-    int count;
+    int count, some;
 } fbni_hopper_columns;
 typedef struct fbni_hopper_judgement {
     fbni_hopper_kind kind;
@@ -119,7 +134,9 @@ cudaError_t fbni_hopper_judge(const fbni_cuda_queue *queue, const fbni_hopper_ju
 
 /* ---- operands in parts (hopper_split.cu) ---- */
 
-/* A float matrix and its parts: parts[p][row][k], 16-bit entries, rows `ld` entries apart. */
+/* A float matrix and its parts: parts[p][row][k], 16-bit entries, rows `ld` entries apart. Of
+ * FBNI_HOPPER_DIRECT the f16 part of x is in the order that the product has w's entries in
+ * (hopper_direct.cu), by groups of 32. */
 typedef struct fbni_hopper_operand {
     int64_t rows;
     const float *from; /* [rows, I] */
@@ -133,8 +150,8 @@ typedef struct fbni_hopper_operand {
 enum { FBNI_HOPPER_DEPTH_MOST = 65536 }; /* I */
 
 typedef struct fbni_hopper_split {
-    fbni_hopper_kind kind;          /* TF32, FP32 or HALF */
-    int64_t I, ld;                  /* ld: a multiple of 8 */
+    fbni_hopper_kind kind;          /* DIRECT, TF32, FP32 or HALF */
+    int64_t I, ld;                  /* ld: a multiple of 8; of DIRECT, of 32 */
     fbni_hopper_operand operand[2]; /* split before: from is NULL; not there: largest too */
     fbni_hopper_control *control;   /* NULL: no verdict, and the rescue comes always */
 } fbni_hopper_split;
@@ -144,14 +161,27 @@ cudaError_t fbni_hopper_allow_split(void);
 /* The f16 parts of both operands, and what the verdict is made of. */
 cudaError_t fbni_hopper_split_operands(const fbni_cuda_queue *queue,
                                        const fbni_hopper_split *split);
+/* The same in two steps. FBNI_HOPPER_DIRECT: of x, and of what of w is split, and zeros into w's
+ * largest; the second comes after the product. */
+cudaError_t fbni_hopper_split_rows(const fbni_cuda_queue *queue, const fbni_hopper_split *split);
+cudaError_t fbni_hopper_judge_split(const fbni_cuda_queue *queue, const fbni_hopper_split *split);
+/* hopper_sample.cu -- FBNI_HOPPER_DIRECT: exponents of w's rows, and the largest entries of its
+ * columns, by a sample of each. */
+cudaError_t fbni_hopper_sample(const fbni_cuda_queue *queue, const fbni_hopper_operand *w,
+                               int64_t I);
 /* The verdict; and where f16 will not do, the bf16 parts in its place. */
 cudaError_t fbni_hopper_rescue_operands(const fbni_cuda_queue *queue,
                                         const fbni_hopper_split *split);
+/* Whether float operands are f16's hi alone. */
+static inline int fbni_hopper_is_single(fbni_hopper_kind kind)
+{
+    return kind == FBNI_HOPPER_DIRECT || kind == FBNI_HOPPER_TF32;
+}
 /* Parts of x of this kind, as many as its rescue has. */
 static inline int fbni_hopper_parts(fbni_hopper_kind kind)
 {
     return kind == FBNI_HOPPER_FP32 || kind == FBNI_HOPPER_HALF ? 3
-           : kind == FBNI_HOPPER_TF32                           ? 2
+           : fbni_hopper_is_single(kind)                        ? 2
                                                                 : 1;
 }
 /* The same of w. */

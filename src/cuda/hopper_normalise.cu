@@ -156,7 +156,7 @@ cudaError_t launch_activation(const fbni_cuda_queue *queue, const fbni_cuda_fini
                               const fbni_cuda_features *f)
 {
     const int lanes = fbni_cuda_lanes(a.O, 2), pairs = (int)ceil_div(a.O, WIDTH);
-    const schedule order = {pairs, (int)a.packed.tiles, a.packed.band, 0, 1};
+    const schedule order = {0, pairs, (int)a.packed.tiles, a.packed.band, 0, 1};
     const int64_t units = (int64_t)(pairs - a.packed.pairs_done) * order.tiles; /* the last ones */
     const bool wide = is_wide(a.y, a.ldy, a.O, COUNT, 2);
     const fbni_cuda_features none = {};

@@ -63,25 +63,20 @@ struct tile_of {
 
 /* ---- shared memory: a ring of slots ---- */
 
-/* A walk over the slots, of the producer or of a warpgroup of consumers. */
-template <int COLUMNS>
-struct ring {
-    using tile = tile_of<COLUMNS>;
-    uint32_t slots, store, barriers; /* full, then empty */
+/* A walk over COUNT slots, of the producer or of consumers. */
+template <int BYTES, int COUNT>
+struct walk {
+    uint32_t slots, barriers; /* full, then empty */
     int index;
     uint32_t phase;
 
-    __device__ ring(uint32_t base)
+    __device__ walk(uint32_t slots, uint32_t barriers)
+        : slots(slots), barriers(barriers), index(0), phase(0)
     {
-        slots = base;
-        store = slots + tile::SLOTS * tile::SLOT_BYTES;
-        barriers = store + tile::STORE_BYTES;
-        index = 0;
-        phase = 0;
     }
     __device__ uint32_t slot() const
     {
-        return slots + (uint32_t)index * tile::SLOT_BYTES;
+        return slots + (uint32_t)index * BYTES;
     }
     __device__ uint32_t full() const
     {
@@ -89,14 +84,36 @@ struct ring {
     }
     __device__ uint32_t empty() const
     {
-        return barriers + (uint32_t)(tile::SLOTS + index) * 8;
+        return barriers + (uint32_t)(COUNT + index) * 8;
     }
     __device__ void next()
     {
-        if (++index == tile::SLOTS) {
+        if (++index == COUNT) {
             index = 0;
             phase ^= 1;
         }
+    }
+    /* Once, by one thread: `emptied` arrivals give a slot back. */
+    __device__ void init_barriers(uint32_t emptied) const
+    {
+        for (int i = 0; i < COUNT; i++) {
+            barrier_init(barriers + (uint32_t)i * 8, 1);
+            barrier_init(barriers + (uint32_t)(COUNT + i) * 8, emptied);
+        }
+    }
+};
+
+/* Slots of both operands. */
+template <int COLUMNS>
+struct ring : walk<tile_of<COLUMNS>::SLOT_BYTES, tile_of<COLUMNS>::SLOTS> {
+    using tile = tile_of<COLUMNS>;
+    static constexpr int STORE = tile::SLOTS * tile::SLOT_BYTES;
+    uint32_t store; /* what is stored on its way */
+
+    __device__ ring(uint32_t base)
+        : walk<tile::SLOT_BYTES, tile::SLOTS>(base, base + STORE + tile::STORE_BYTES),
+          store(base + STORE)
+    {
     }
 };
 
@@ -105,7 +122,7 @@ struct ring {
 /* Bands of `band` pairs of feature tiles; within a band batch tile by batch tile. So what runs at
  * the same time shares a band of W and a stretch of x, and a band is complete before the next. */
 struct schedule {
-    int pairs, tiles; /* of feature tiles; of batch tiles */
+    int before, pairs, tiles; /* pairs of feature tiles: not taken, taken; batch tiles */
     int band;
     int tile, step;
 
@@ -121,7 +138,7 @@ struct schedule {
     {
         const int whole = band * tiles, at = tile % whole, first = tile / whole * band;
         const int width = pairs - first < band ? pairs - first : band;
-        *pair = first + at % width;
+        *pair = before + first + at % width;
         *batch_tile = at / width;
     }
 };

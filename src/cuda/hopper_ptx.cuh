@@ -219,6 +219,23 @@ __device__ inline void store_finish()
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
+__device__ inline float4 load_shared(uint32_t from)
+{
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(from)
+                 : "memory");
+    return v;
+}
+
+__device__ inline float load_shared_float(uint32_t from)
+{
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
+    return v;
+}
+
 __device__ inline void store_shared(uint32_t to, float v)
 {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory");
@@ -361,10 +378,14 @@ __device__ inline void pin(float (&d)[COUNT])
 
 enum class half_type { F16, BF16 };
 
-/* d[64, COLUMNS] = a[64,16] b[COLUMNS,16]^T (+ d): both operands in shared memory, d in the
- * registers of a warpgroup, COLUMNS / 2 a thread. */
+/* d[64, COLUMNS] = a[64,16] b[COLUMNS,16]^T (+ d): b in shared memory, d in the registers of a
+ * warpgroup, COLUMNS / 2 a thread; a in shared memory too, or in registers: warp w has its rows
+ * 16 w + (0 to 15), thread t entries 2 (t % 4) + {0, 1} of row t / 4, the same of row t / 4 + 8,
+ * and entries 8 further on of both. */
 template <half_type TYPE, int COLUMNS>
 struct wgmma;
+template <half_type TYPE, int COLUMNS>
+struct wgmma_registers;
 
 #define FBNI_D8(i)                                                                                 \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
@@ -418,6 +439,18 @@ FBNI_WGMMA(F16, "f16", 192, FBNI_R192, "%96", "%97", "%98", FBNI_D32(0), FBNI_D3
 FBNI_WGMMA(BF16, "bf16", 192, FBNI_R192, "%96", "%97", "%98", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64))
 FBNI_WGMMA(F16, "f16", 256, FBNI_R256, "%128", "%129", "%130", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96))
 FBNI_WGMMA(BF16, "bf16", 256, FBNI_R256, "%128", "%129", "%130", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96))
+/* a in registers. */
+template <>
+struct wgmma_registers<half_type::F16, 256> {
+    __device__ static void multiply(float (&d)[128], const uint32_t (&a)[4], uint64_t b, int add)
+    {
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %133, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
+                     FBNI_R256 "{%128, %129, %130, %131}, %132, p, 1, 1, 0;\n}\n"
+                     : FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+    }
+};
 #undef FBNI_R128
 #undef FBNI_R176
 #undef FBNI_R192

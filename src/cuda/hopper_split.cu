@@ -20,13 +20,6 @@ using namespace fbni;
 
 constexpr int BLOCK = 256, BLOCKS = 2, VECTOR = 8, HELD = 4; /* HELD vectors stay in registers */
 
-struct largest_magnitude {
-    __device__ float operator()(float a, float b) const
-    {
-        return a > b ? a : b;
-    }
-};
-
 /* ---- a vector of 8 entries ---- */
 
 template <bool WIDE>
@@ -47,13 +40,22 @@ __device__ void load_vector(float (&v)[VECTOR], const float *row, int64_t column
     }
 }
 
+/* hi in the order of hopper_direct.cu: of 32 entries 8 t + 4 b + 2 h + e is 16 b + 8 h + 2 t + e. */
+__device__ inline void store_paired(uint16_t *row, int64_t column, const vector16 &hi)
+{
+    uint16_t *to = row + column / 32 * 32 + column % 32 / 4;
+#pragma unroll
+    for (int k = 0; k < VECTOR / 2; k++)
+        *(__half2 *)(void *)(to + 8 * k) = hi.pair[k];
+}
+
 /* hi (and lo) of 8 entries; the largest finite hi of each column so far, in shared memory. */
-template <bool LOW>
-__device__ void split_vector(const float (&v)[VECTOR], float scale, uint16_t *to, int64_t stride,
-                             uint16_t *largest)
+template <bool LOW, bool PAIRED>
+__device__ void split_vector(const float (&v)[VECTOR], float scale, uint16_t *row, int64_t column,
+                             int64_t stride, uint16_t *largest)
 {
     const __half2 infinity = __half2half2(__ushort_as_half(0x7c00));
-    vector16 hi, lo, most = load_vector16(largest);
+    vector16 hi, lo, most = load_vector16(largest + column);
 
 #pragma unroll
     for (int k = 0; k < VECTOR / 2; k++) {
@@ -61,10 +63,13 @@ __device__ void split_vector(const float (&v)[VECTOR], float scale, uint16_t *to
         const __half2 magnitude = __habs2(hi.pair[k]);
         most.pair[k] = __hmax2(most.pair[k], and_pair(magnitude, __hlt2_mask(magnitude, infinity)));
     }
-    store_vector16(to, hi);
+    if (PAIRED)
+        store_paired(row, column, hi);
+    else
+        store_vector16(row + column, hi);
     if (LOW)
-        store_vector16(to + stride, lo);
-    store_vector16(largest, most);
+        store_vector16(row + column + stride, lo);
+    store_vector16(largest + column, most);
 }
 
 /* ---- rows ---- */
@@ -101,8 +106,8 @@ __device__ void raise_magnitude(float &most, const float (&v)[VECTOR])
         most = fmaxf(most, finite_magnitude(v[k]));
 }
 
-/* AHEAD: all of a row is held. */
-template <int LANES, bool WIDE, bool LOW, bool AHEAD>
+/* AHEAD: all of a row is held. PAIRED: in the other order, and up to ld, with zeros. */
+template <int LANES, bool WIDE, bool LOW, bool AHEAD, bool PAIRED>
 __device__ void split_rows(const fbni_hopper_operand &o, int64_t I, int64_t ld, int64_t first,
                            int64_t step, uint16_t *largest)
 {
@@ -110,6 +115,7 @@ __device__ void split_rows(const fbni_hopper_operand &o, int64_t I, int64_t ld, 
     constexpr bool MORE = LANES == BLOCK && !AHEAD; /* there may be more than is held */
     __shared__ float shared[2][BLOCK / 32];
     const int64_t mine = (int64_t)(threadIdx.x % LANES) * VECTOR, stride = o.rows * ld;
+    const int64_t width = PAIRED ? ld : I;
     float next[HELD][VECTOR];
     int turn = 0;
 
@@ -142,12 +148,12 @@ __device__ void split_rows(const fbni_hopper_operand &o, int64_t I, int64_t ld, 
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
             const int64_t column = mine + i * NEXT;
-            if (column < I)
-                split_vector<LOW>(held[i], scale, to + column, stride, largest + column);
+            if (column < width)
+                split_vector<LOW, PAIRED>(held[i], scale, to, column, stride, largest);
         }
-        for (int64_t column = mine + HELD * NEXT; MORE && column < I; column += NEXT) {
+        for (int64_t column = mine + HELD * NEXT; MORE && column < width; column += NEXT) {
             load_vector<WIDE>(more, from, column, I);
-            split_vector<LOW>(more, scale, to + column, stride, largest + column);
+            split_vector<LOW, PAIRED>(more, scale, to, column, stride, largest);
         }
         if (threadIdx.x % LANES == 0)
             o.exponents[row] = e;
@@ -173,7 +179,7 @@ struct shares {
     uint16_t *notes[2];
 };
 
-template <int LANES, bool LOW, bool AHEAD>
+template <int LANES, bool LOW, bool AHEAD, bool PAIRED>
 __global__ void __launch_bounds__(BLOCK, BLOCKS) hopper_split(fbni_hopper_split s, shares share)
 {
     extern __shared__ uint4 dynamic[];
@@ -186,15 +192,18 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS) hopper_split(fbni_hopper_split 
     uint16_t *all = (uint16_t *)(void *)dynamic, *largest = all + set * s.ld;
 
     let_kernels_ahead();
+    for (int64_t k = (int64_t)blockIdx.x * BLOCK + threadIdx.x; PAIRED && k < s.ld;
+         k += (int64_t)gridDim.x * BLOCK)
+        s.operand[1].largest[k] = 0;
     for (int64_t k = (int64_t)threadIdx.x * VECTOR; k < SETS * s.ld; k += BLOCK * VECTOR)
         *(uint4 *)(void *)(all + k) = make_uint4(0, 0, 0, 0);
     __syncthreads();
     if (second ? share.wide[1] : share.wide[0])
-        split_rows<LANES, true, LOW, AHEAD>(o, s.I, s.ld, block * SETS + set, blocks * SETS,
-                                            largest);
+        split_rows<LANES, true, LOW, AHEAD, PAIRED>(o, s.I, s.ld, block * SETS + set, blocks * SETS,
+                                                    largest);
     else
-        split_rows<LANES, false, LOW, AHEAD>(o, s.I, s.ld, block * SETS + set, blocks * SETS,
-                                             largest);
+        split_rows<LANES, false, LOW, AHEAD, PAIRED>(o, s.I, s.ld, block * SETS + set,
+                                                     blocks * SETS, largest);
     merge_largest(all, SETS, s.ld, (second ? share.notes[1] : share.notes[0]) + block * s.ld);
 }
 
@@ -232,25 +241,27 @@ struct method {
 };
 
 template <int LANES, bool AHEAD>
-method method_of(bool low, int blocks)
+method method_of(fbni_hopper_kind kind, int blocks)
 {
-    return {low ? hopper_split<LANES, true, AHEAD> : hopper_split<LANES, false, AHEAD>, LANES,
-            blocks};
+    return {kind == FBNI_HOPPER_DIRECT ? hopper_split<LANES, false, AHEAD, true>
+            : kind == FBNI_HOPPER_TF32 ? hopper_split<LANES, false, AHEAD, false>
+                                       : hopper_split<LANES, true, AHEAD, false>,
+            LANES, blocks};
 }
 
-/* low: with the lo part. */
-method method_of(int64_t I, bool low)
+method method_of(int64_t I, fbni_hopper_kind kind)
 {
     constexpr int MOST = HELD * VECTOR; /* entries of a thread */
+    const bool low = !fbni_hopper_is_single(kind);
     const int64_t one = 6144; /* entries of the rows of a block, for which one is enough */
 
     if (I <= 32 * MOST)
-        return method_of<32, false>(low, BLOCKS);
+        return method_of<32, false>(kind, BLOCKS);
     if (I <= 128 * MOST)
-        return method_of<128, true>(low, I * (BLOCK / 128) > one ? 1 : BLOCKS);
+        return method_of<128, true>(kind, I * (BLOCK / 128) > one ? 1 : BLOCKS);
     if (I <= BLOCK * MOST && low)
-        return {hopper_split<BLOCK, true, true>, BLOCK, I > one ? 1 : BLOCKS};
-    return method_of<BLOCK, false>(low, BLOCKS);
+        return {hopper_split<BLOCK, true, true, false>, BLOCK, I > one ? 1 : BLOCKS};
+    return method_of<BLOCK, false>(kind, BLOCKS);
 }
 
 /* The blocks, dealt out by rows, at least one where there are rows; none has more blocks than rows:
@@ -279,6 +290,27 @@ shares share_blocks(const fbni_hopper_split &s, int sets, int64_t most)
     return share;
 }
 
+/* Blocks that share the rows of a split, and how they do it. */
+struct plan {
+    method of;
+    int sets;
+    shares share;
+};
+
+plan plan_of(const fbni_cuda_queue *queue, const fbni_hopper_split &s)
+{
+    const method m = method_of(s.I, s.kind);
+    const int sets = BLOCK / m.lanes;
+    return {m, sets, share_blocks(s, sets, (int64_t)queue->processors * m.blocks)};
+}
+
+fbni_hopper_columns columns_of(const fbni_hopper_split &s, const plan &p, int which)
+{
+    const fbni_hopper_operand &o = s.operand[which];
+    const bool some = o.from == NULL || (which == 1 && s.kind == FBNI_HOPPER_DIRECT);
+    return {o.largest, p.share.notes[which], p.share.blocks[which], some && o.largest};
+}
+
 } // namespace
 
 cudaError_t fbni_hopper_allow_split(void)
@@ -286,31 +318,33 @@ cudaError_t fbni_hopper_allow_split(void)
     cudaError_t error = cudaSuccess;
 
     /* the others stay below what is allowed anyway */
-    for (const bool low : {false, true})
+    for (const fbni_hopper_kind kind : {FBNI_HOPPER_DIRECT, FBNI_HOPPER_TF32, FBNI_HOPPER_FP32})
         if (error == cudaSuccess)
-            error = cudaFuncSetAttribute(method_of(FBNI_HOPPER_DEPTH_MOST, low).kernel,
+            error = cudaFuncSetAttribute(method_of(FBNI_HOPPER_DEPTH_MOST, kind).kernel,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          (int)(FBNI_HOPPER_DEPTH_MOST * sizeof(uint16_t)));
     return error;
 }
 
+cudaError_t fbni_hopper_split_rows(const fbni_cuda_queue *queue, const fbni_hopper_split *s)
+{
+    const plan p = plan_of(queue, *s);
+    return launch_shared(p.of.kernel, (unsigned)(p.share.blocks[0] + p.share.blocks[1]), BLOCK,
+                         queue->stream, (size_t)(s->ld * p.sets) * sizeof(uint16_t), *s, p.share);
+}
+
+cudaError_t fbni_hopper_judge_split(const fbni_cuda_queue *queue, const fbni_hopper_split *s)
+{
+    const plan p = plan_of(queue, *s);
+    const fbni_hopper_judgement judgement = {
+        s->kind, s->ld, {columns_of(*s, p, 0), columns_of(*s, p, 1)}, s->control};
+    return fbni_hopper_judge(queue, &judgement);
+}
+
 cudaError_t fbni_hopper_split_operands(const fbni_cuda_queue *queue, const fbni_hopper_split *s)
 {
-    const method m = method_of(s->I, s->kind != FBNI_HOPPER_TF32);
-    const int sets = BLOCK / m.lanes;
-    const shares share = share_blocks(*s, sets, (int64_t)queue->processors * m.blocks);
-    const cudaError_t error =
-        launch_shared(m.kernel, (unsigned)(share.blocks[0] + share.blocks[1]), BLOCK, queue->stream,
-                      (size_t)(s->ld * sets) * sizeof(uint16_t), *s, share);
-    const fbni_hopper_judgement judgement = {
-        s->kind,
-        s->ld,
-        {{s->operand[0].largest, share.notes[0], share.blocks[0]},
-         {s->operand[1].largest, share.notes[1], share.blocks[1]}},
-        s->control,
-    };
-
-    return error == cudaSuccess ? fbni_hopper_judge(queue, &judgement) : error;
+    const cudaError_t error = fbni_hopper_split_rows(queue, s);
+    return error == cudaSuccess ? fbni_hopper_judge_split(queue, s) : error;
 }
 
 cudaError_t fbni_hopper_rescue_operands(const fbni_cuda_queue *queue, const fbni_hopper_split *s)

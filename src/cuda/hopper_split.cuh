@@ -19,6 +19,11 @@
  * 2^-28, f16, of the largest.) And a row of x, which activations have made, may have zeros where W
  * is large: the same must hold for each column alone, which is for W_k of 2^-12 or more; of 2^-24
  * where W is hi alone.
+ *
+ * Where W is not split before the product (hopper_direct.cu) W_k is that of a sample of its column,
+ * at most the true one, and the product says of which columns some entries are beyond f16, which is
+ * never all right, and of which some lose bits, so that W_k matters; f16 has all of them from
+ * W_k = 2^-28 on.
  */
 #ifndef FBNI_CUDA_HOPPER_SPLIT_CUH
 #define FBNI_CUDA_HOPPER_SPLIT_CUH
@@ -37,11 +42,18 @@ __device__ inline float finite_magnitude(float v)
     return magnitude < __int_as_float(0x7f800000) ? magnitude : 0;
 }
 
-/* e with magnitude 2^e in [2^TOP, 2^(TOP+1)); 0 for 0. At most 126: 2^-e is a float too, and what
+struct largest_magnitude {
+    __device__ float operator()(float a, float b) const
+    {
+        return a > b ? a : b;
+    }
+};
+
+/* e with magnitude 2^e in [2^top, 2^(top+1)); 0 for 0. At most 126: 2^-e is a float too, and what
  * is left to scale are multiples of 2^-23, which f16 has. */
-__device__ inline int exponent_for(float magnitude)
+__device__ inline int exponent_for(float magnitude, int top = TOP)
 {
-    const int bits = __float_as_int(magnitude), e = TOP + 127 - (bits >> 23);
+    const int bits = __float_as_int(magnitude), e = top + 127 - (bits >> 23);
     return bits == 0 ? 0 : e > 126 ? 126 : e;
 }
 
@@ -132,7 +144,7 @@ __host__ __device__ inline int judges_of(int64_t ld)
 /* Whether the f16 parts lose what the product needs, by the judges' sums: a whole warp. */
 __device__ inline bool needs_rescue(fbni_hopper_kind kind, int64_t ld, fbni_hopper_control *control)
 {
-    const float most = kind == FBNI_HOPPER_TF32 ? 0x1p-12f : 0x1p-24f;
+    const float most = kind == FBNI_HOPPER_DIRECT || kind == FBNI_HOPPER_TF32 ? 0x1p-12f : 0x1p-24f;
     float sum = 0, squares = 0;
 
 #pragma unroll

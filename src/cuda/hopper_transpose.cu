@@ -300,7 +300,7 @@ struct call_split {
         const fbni_hopper_judgement judgement = {
             t.kind,
             t.ld,
-            {{t.largest, notes_of<T>(t), (int)ceil_div(t.columns, SIDE)}, {}},
+            {{t.largest, notes_of<T>(t), (int)ceil_div(t.columns, SIDE), 0}, {}},
             NULL,
         };
         return error == cudaSuccess ? fbni_hopper_judge(queue, &judgement) : error;
