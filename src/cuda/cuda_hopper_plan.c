@@ -74,8 +74,14 @@ static double whole_time(const fbni_cuda_context *context, fbni_hopper_kind kind
                          int64_t I, int64_t O)
 {
     const struct speed *s = &speeds[kind];
-    const double bytes = (s->x_bytes * (double)N + s->w_bytes * (double)O) * (double)I;
-    return fbni_hopper_time(context, kind, N, I, O) + s->split_start + bytes / bandwidth;
+    double start = s->split_start, x = s->x_bytes, w = s->w_bytes;
+
+    if ((kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16) && I % 8 != 0) {
+        start = 6; /* the copy engine cannot read such rows: two copies */
+        x = w = 4;
+    }
+    return fbni_hopper_time(context, kind, N, I, O) + start +
+           (x * (double)N + w * (double)O) * (double)I / bandwidth;
 }
 
 const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopper_kind kind,
