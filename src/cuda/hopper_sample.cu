@@ -3,8 +3,8 @@
  * The exponents of a float operand's rows by a sample of each, for the product that reads the
  * operand itself (hopper_direct.cu): 32 stretches of 64 bytes, evenly apart, or all of a short row.
  * The largest of them becomes 2^SAMPLED to 2^(SAMPLED + 1), so that entries 2^7 times as large still
- * fit in f16; the product looks whether all do. A row that is zero in the sample is taken as if its
- * largest were 1. The columns' largest, likewise: rows take turns, so that every column is in the
+ * fit in f16; the product looks whether all do. A row that is zero in the sample is read as a whole:
+ * the product would not see it lose all of its bits. The columns' largest, likewise: rows take turns, so that every column is in the
  * sample of some.
  *
  *     rows   0  x . . . x . . . x . . .      A block has rows of the same turn: their columns'
@@ -29,6 +29,17 @@ __device__ inline int64_t column_of(int part, int turn, int turns)
 {
     const int lane = (int)threadIdx.x % 32;
     return ((int64_t)(lane / 4 + 8 * part) * turns + turn) * STRETCH + lane % 4 * 4;
+}
+
+/* Of all of a row. */
+__device__ float largest_of_row(const float *row, int64_t I)
+{
+    float largest = 0;
+
+#pragma unroll 8
+    for (int64_t column = threadIdx.x % 32; column < I; column += 32)
+        largest = fmaxf(largest, finite_magnitude(row[column]));
+    return warp_reduce(largest, largest_magnitude());
 }
 
 __global__ void __launch_bounds__(BLOCK) hopper_sample(fbni_hopper_operand o, int64_t I, int turns)
@@ -65,7 +76,9 @@ __global__ void __launch_bounds__(BLOCK) hopper_sample(fbni_hopper_operand o, in
             for (int k = 0; k < 4; k++)
                 largest = fmaxf(largest, v[r][part][k]);
         largest = warp_reduce(largest, largest_magnitude());
-        const int e = largest > 0 ? exponent_for(largest, SAMPLED) : SAMPLED;
+        if (largest == 0 && row < o.rows)
+            largest = largest_of_row(o.from + row * o.ldfrom, I);
+        const int e = exponent_for(largest, SAMPLED);
         if (lane == 0 && row < o.rows)
             o.exponents[row] = e;
 #pragma unroll
