@@ -21,7 +21,8 @@ typedef enum input_kind {
     INPUT_ROWS,     /* rows of W scaled by powers of ten: columns of u, and of du by reciprocals */
     INPUT_ZEROS,    /* zeros in s, gamma, t, W and x */
     INPUT_LATE,     /* the first rows of x are zeros, most others are small beside the rest */
-    INPUT_OUTLIERS, /* one entry of W in 500 is 2^10 times as large; some rows have few, small ones */
+    INPUT_OUTLIERS, /* one entry of W in 500 is 2^10 times as large */
+    INPUT_SPARSE,   /* every fourth row of W has a few small entries alone */
     INPUT_INF_X,    /* one infinity in x */
     INPUT_NAN_X,
     INPUT_INF_W,

@@ -75,10 +75,10 @@ static void draw_w(inputs *in, const test_case *c, draws *d)
                 v = (double)draw_integer(d, -9, 9);
             if (c->input == INPUT_OFFSET_EXACT)
                 v = k == only || (k == 0 && half) ? power : 0;
-            if (c->input == INPUT_OUTLIERS && j % 4 == 3)
-                v = draw_integer(d, 0, 299) == 0 ? ldexp(v, -22) : 0;
-            else if (c->input == INPUT_OUTLIERS && draw_integer(d, 0, 499) == 0)
+            if (c->input == INPUT_OUTLIERS && draw_integer(d, 0, 499) == 0)
                 v = ldexp(v, 10);
+            if (c->input == INPUT_SPARSE && j % 4 == 3)
+                v = draw_integer(d, 0, 299) == 0 ? ldexp(v, -22) : 0;
             in->w[j * c->i + k] = zero ? 0 : rounded(c->dtype, v);
         }
     }
