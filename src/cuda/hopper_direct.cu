@@ -24,8 +24,9 @@
  *
  * W's exponents are from a sample (hopper_sample.cu). Whether f16 holds W's entries is seen here:
  * columns with entries beyond it are marked, and those with some that lose bits; the judge knows
- * what that means, and the call that finds f16 wanting multiplies again. Of 8192 x 8192 normal
- * entries some 60 lose bits, so that looking costs an eighth of a minimum and a maximum for each.
+ * what that means, and the call that finds f16 wanting multiplies again. A minimum and a maximum of
+ * the magnitudes tell nearly always that there is nothing to mark: of 8192 x 8192 normal entries some
+ * 60 lose bits. The tiles of rows, which all need the same W, share the work.
  *
  * 1024 x 8192 -> 8192 on an H200, by ncu, us:
  *     the largest entry of each column, by shuffles and atomics, of one ring of slots   485
@@ -34,6 +35,8 @@
  *     the largest entries by two warps of their own                                     346
  *     nothing noted: 227; so, its next block before waiting for the last: 265; four
  *         slots of W and two of x: 294; two and four: 232
+ *     columns marked                                                                    239
+ * (bench/results/h200-hopper.txt, part 11, says what limits it.)
  */
 #include "device.cuh"
 #include "hopper_variants.cuh"
@@ -261,8 +264,7 @@ __device__ inline void release_x(x_ring &r)
     r.next();
 }
 
-/* d: the products over the whole depth. Of the tiles of rows, which all need the same W, each looks
- * at its part of the depth. */
+/* d: the products over the whole depth. Each of the tiles of rows looks at its part of W. */
 __device__ inline void multiply_depth(float (&d)[COLUMNS / 2], rings &read, x_ring &freed,
                                       const w_rows &rows, const product_arguments &a,
                                       int batch_tile)
