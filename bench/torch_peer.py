@@ -125,7 +125,7 @@ class FusedLayer:
     """The library's layer on a module's parameters, with results of its own."""
 
     def __init__(self, library, context, module, x, dy, operation, dtype, math=0):
-        self.library, self.operation, self.x, self.dy = library, operation, x, dy
+        self.lib, self.operation, self.x, self.dy = library, operation, x, dy
         linear, norm, softmax = module.linear, module.norm, module.softmax
         size = ctypes.c_size_t()
         # The caller's memory is not the module's: the running statistics and the results.
@@ -172,7 +172,7 @@ class FusedLayer:
 
     def _bind(self):
         """The functions and arguments of one run, made once: ctypes itself costs enough."""
-        c, by = self.library.c, ctypes.byref
+        c, by = self.lib.c, ctypes.byref
         if self.operation == "prepared":
             return [(c.fbn_prepared_run, (self.prepared, by(self.run)))]
         forward = c.fbn_forward_infer if self.operation == "infer" else c.fbn_forward_train
@@ -195,7 +195,7 @@ class FusedLayer:
     def __call__(self):
         for function, arguments in self.calls:
             if function(*arguments) != 0:
-                sys.exit(f"torch_peer: {self.library.c.fbn_last_error().decode()}")
+                sys.exit(f"torch_peer: {self.lib.c.fbn_last_error().decode()}")
 
     def results(self):
         if self.operation != "backward":
@@ -204,8 +204,8 @@ class FusedLayer:
 
     def close(self):
         if self.operation == "prepared":
-            self.library.c.fbn_prepared_destroy(self.prepared)
-        self.library.c.fbn_layer_destroy(self.layer)
+            self.lib.c.fbn_prepared_destroy(self.prepared)
+        self.lib.c.fbn_layer_destroy(self.layer)
 
 
 # ---------------------------------------------------------------------------------------- PyTorch

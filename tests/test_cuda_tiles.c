@@ -38,7 +38,7 @@ static const shape small_shapes[] = {
 };
 enum { SMALL_SHAPES = sizeof small_shapes / sizeof *small_shapes };
 
-/* Tiles of 256 x 512 for clusters of four, 32 of them: more tiles than clusters, and more blocks of
+/* Tiles of 256 x 512 for clusters of four, 30 of them: more tiles than clusters, and more blocks of
  * the depth than a ring has slots; three tiles of rows, where a cluster has two; W's rows multiples
  * of 16 bytes, and not. */
 static const shape direct_shapes[] = {

@@ -426,7 +426,7 @@ static fbn_status call_direct(fbni_cuda_context *c, const fbni_hopper_call *call
         tiles.beside = 0;
     p = other = product_of(call, call->kind, &tiles);
     p.pairs = (int)pairs - tiles.beside;
-    if (tiles.beside > 0 && sampled.rows > (int64_t)p.pairs * FBNI_HOPPER_PAIR)
+    if (tiles.beside > 0)
         sampled.rows = (int64_t)p.pairs * FBNI_HOPPER_PAIR;
     beside = split_beside(&split, sampled.rows);
 

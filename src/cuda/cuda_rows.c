@@ -423,11 +423,8 @@ fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
     if (!fbni_hopper_refuse_speed(context, kind, batch, desc->in_features, desc->out_features))
         return row;
     for (int i = 0; fbni_hopper_is_single(kind) && i < 2; i++)
-        if (!refusal_of(context, desc, single[i]) &&
-            !fbni_hopper_refuse_speed(
-                context,
-                single[i] == FBNI_CUDA_PRODUCT_HOPPER_TF32 ? FBNI_HOPPER_TF32 : FBNI_HOPPER_DIRECT,
-                batch, desc->in_features, desc->out_features))
+        if (fbni_cuda_is_hopper(single[i], &kind) && !refusal_of(context, desc, single[i]) &&
+            !fbni_hopper_refuse_speed(context, kind, batch, desc->in_features, desc->out_features))
             return single[i];
     return FBNI_CUDA_PRODUCT_CUBLAS;
 }

@@ -229,13 +229,6 @@ __device__ inline float4 load_shared(uint32_t from)
     return v;
 }
 
-__device__ inline float load_shared_float(uint32_t from)
-{
-    float v;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
-    return v;
-}
-
 __device__ inline void store_shared(uint32_t to, float v)
 {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory");

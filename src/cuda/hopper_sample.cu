@@ -4,8 +4,8 @@
  * operand itself (hopper_direct.cu): 32 stretches of 64 bytes, evenly apart, or all of a short row.
  * The largest of them becomes 2^SAMPLED to 2^(SAMPLED + 1), so that entries 2^7 times as large still
  * fit in f16; the product looks whether all do. A row that is zero in the sample is read as a whole:
- * the product would not see it lose all of its bits. The columns' largest, likewise: rows take turns, so that every column is in the
- * sample of some.
+ * the product would not see it lose all of its bits. The columns' largest, likewise: rows take
+ * turns, so that every column is in the sample of some.
  *
  *     rows   0  x . . . x . . . x . . .      A block has rows of the same turn: their columns'
  *            1  . x . . . x . . . x . .      largest come together in it.
