@@ -19,7 +19,8 @@ typedef struct shape {
     fbn_activation activation;
 } shape;
 
-/* Tiles of 256 features (a pair) and of 128 to 256 rows; 66 pairs of blocks. */
+/* Tiles of 256 features (a pair) and of 128 to 256 rows; 66 pairs of blocks. Of the half types the
+ * first two are so long that blocks hold W. */
 static const shape shapes[] = {
     {20011, 3, 41, FBN_ACT_SILU},  /* y's rows are not multiples of 16 bytes: no copy engine */
     {3001, 2, 1304, FBN_ACT_RELU}, /* six pairs, in bands of four and of two */
@@ -48,6 +49,14 @@ static const shape direct_shapes[] = {
 };
 enum { DIRECT_SHAPES = sizeof direct_shapes / sizeof *direct_shapes };
 
+/* Blocks that hold W, all of the depth that they have place for and less, whole tiles and rests. */
+static const shape held_shapes[] = {
+    {8704, 512, 264, FBN_ACT_NONE},
+    {8811, 328, 136, FBN_ACT_GELU},
+    {8650, 72, 500, FBN_ACT_SILU},
+};
+enum { HELD_SHAPES = sizeof held_shapes / sizeof *held_shapes };
+
 static bool is_small(const char *row)
 {
     return strcmp(row, "train_small_sm90") == 0;
@@ -63,20 +72,19 @@ static bool does_pack(const char *row)
     return strcmp(row, "train_packed") == 0 || strcmp(row, "train_followed") == 0;
 }
 
+static bool can_hold(const char *row)
+{
+    return strcmp(row, "product_bf16_sm90") == 0 || strcmp(row, "product_f16_sm90") == 0;
+}
+
 static bool is_concerned(const char *row)
 {
     return strstr(row, "_sm90") || strstr(row, "gradients") || strcmp(row, "train_epilogue") == 0 ||
            does_pack(row);
 }
 
-static void add_row(const kernel_row *row, bool training)
+static void add_shapes(const kernel_row *row, bool training, const shape *of, int count)
 {
-    const shape *of = shapes;
-    int count = SHAPES;
-    if (is_small(row->name))
-        of = small_shapes, count = SMALL_SHAPES;
-    else if (is_direct(row->name))
-        of = direct_shapes, count = DIRECT_SHAPES;
     for (int dtype = 0; dtype < 4; dtype++) {
         bool serves = row->serves[dtype] && dtype != FBN_F64; /* which takes no part in either */
         for (int k = 0; serves && k < count; k++) {
@@ -94,6 +102,18 @@ static void add_row(const kernel_row *row, bool training)
                 table_add(&table, &c);
         }
     }
+}
+
+static void add_row(const kernel_row *row, bool training)
+{
+    if (is_small(row->name))
+        add_shapes(row, training, small_shapes, SMALL_SHAPES);
+    else if (is_direct(row->name))
+        add_shapes(row, training, direct_shapes, DIRECT_SHAPES);
+    else
+        add_shapes(row, training, shapes, SHAPES);
+    if (can_hold(row->name))
+        add_shapes(row, training, held_shapes, HELD_SHAPES);
 }
 
 /* Where W's exponents come from a sample: entries that it has not seen, and that f16 does not hold
@@ -123,14 +143,14 @@ START_TEST(test_tiles)
 END_TEST
 
 /* Without a saved buffer u is kept in 16 bits, by whole tiles and by the rest of one, in rows that
- * the copy engine stores and in others. */
-static void add_packed(const kernel_row *row)
+ * the copy engine stores and in others; in the longer batch by blocks that hold W. */
+static void add_packed(const kernel_row *row, int64_t n)
 {
     for (int k = 0; k < 4 * INPUT_KINDS; k++) {
         test_case c = case_default(true);
         c.kernel = row->name;
         c.dtype = k % 2 ? FBN_F16 : FBN_BF16;
-        c.n = 599, c.i = 5;
+        c.n = n, c.i = 5;
         c.o = k / 2 % 2 ? 264 : 131;
         c.input = (input_kind)(k / 4);
         c.activation = (fbn_activation)(k / 2 % 4); /* none to silu */
@@ -156,8 +176,10 @@ static void add(Suite *suite)
         if (is_direct(rows[r].name))
             add_ranges(&rows[r]);
     for (size_t r = 0; r < count; r++)
-        if (does_pack(rows[r].name))
-            add_packed(&rows[r]);
+        if (does_pack(rows[r].name)) {
+            add_packed(&rows[r], 599);
+            add_packed(&rows[r], 8711);
+        }
     harness_finish(&table);
     harness_finish(&packed);
     harness_add(suite, "tiles", test_tiles, table.count);

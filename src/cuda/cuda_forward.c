@@ -86,13 +86,15 @@ static void set_following(forward_job *job, bool packed)
 /* The product took the moments of each tile. */
 static fbn_status train_epilogue(forward_job *job)
 {
+    const fbn_layer_desc *desc = &job->layer->desc;
     fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
     fbni_hopper_tiles tiles;
     fbni_cuda_chunks chunks;
     fbn_status status;
 
     (void)fbni_cuda_is_hopper(job->product.row, &kind);
-    tiles = fbni_hopper_tiles_of(job->context, kind, job->finish.N, job->finish.O);
+    tiles =
+        fbni_hopper_tiles_of(job->context, kind, job->finish.N, desc->in_features, job->finish.O);
     chunks = fbni_hopper_chunks_of(&tiles, job->finish.N);
     job->features.first = (int64_t)job->product.following.pairs * FBNI_HOPPER_PAIR;
     if (job->product.packed)
@@ -100,12 +102,13 @@ static fbn_status train_epilogue(forward_job *job)
                                                 tiles.band, job->product.following.pairs};
     else
         leave_out(&job->finish, job->features.first);
-    if (job->product.packed && tiles.count <= FBNI_HOPPER_FEW)
+    if (job->product.packed && tiles.count <= FBNI_HOPPER_FEW && tiles.holders == 0)
         return fbni_hopper_finish(job->context, &job->finish, &job->features);
-    status = fbni_cuda_check(job->context->host,
-                             fbni_cuda_features_train(&job->context->queue, job->is_double,
-                                                      &job->features, &chunks, job->partials),
-                             "features_train");
+    status = fbni_cuda_check(
+        job->context->host,
+        fbni_cuda_features_train(&job->context->queue, job->is_double, &job->features, &chunks,
+                                 fbni_hopper_merged(&tiles, job->finish.O, job->partials)),
+        "features_train");
     if (status != FBN_OK)
         return status;
     return fbni_cuda_finish_rows(job->context, &job->finish,

@@ -134,14 +134,15 @@ static CUresult map_operand(const fbni_cuda_context *c, CUtensorMap *map, const 
     return map_entries(c, map, p, I, rows, ld, parts, box_rows, 2);
 }
 
-/* [N, O] of u or y, in boxes of 128 bytes × FBNI_HOPPER_PIECE. */
+/* [N, O] of u or y, in boxes of 128 bytes × fbni_hopper_piece. */
 static CUresult map_result(const fbni_cuda_context *c, fbn_dtype dtype, fbni_hopper_product *p,
                            void *out)
 {
     const size_t size = fbni_dtype_size(dtype);
     const cuuint64_t dimensions[2] = {(cuuint64_t)p->O, (cuuint64_t)p->N};
     const cuuint64_t strides[1] = {(cuuint64_t)p->ldout * size};
-    const cuuint32_t box[2] = {(cuuint32_t)(128 / size), FBNI_HOPPER_PIECE}, steps[2] = {1, 1};
+    const cuuint32_t box[2] = {(cuuint32_t)(128 / size), (cuuint32_t)fbni_hopper_piece(p, size)};
+    const cuuint32_t steps[2] = {1, 1};
 
     return c->encode_map(
         &p->result, size == 4 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16, 2,
@@ -303,7 +304,8 @@ static fbn_status multiply(fbni_cuda_context *c, fbni_hopper_product *p, fbn_dty
 
 fbn_status fbni_hopper_call_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *call)
 {
-    const fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->x.rows, call->w.rows);
+    const fbni_hopper_tiles tiles =
+        fbni_hopper_tiles_of(c, call->kind, call->x.rows, call->I, call->w.rows);
     fbni_hopper_product p = {
         .kind = call->kind,
         .columns = tiles.columns,
@@ -321,7 +323,7 @@ fbn_status fbni_hopper_call_parts(fbni_cuda_context *c, const fbni_hopper_parts_
 static fbni_hopper_product product_of(const fbni_hopper_call *call, fbni_hopper_kind kind,
                                       const fbni_hopper_tiles *tiles)
 {
-    const fbni_hopper_product p = {
+    fbni_hopper_product p = {
         .kind = kind,
         .columns = tiles->columns,
         .band = tiles->band,
@@ -329,8 +331,15 @@ static fbni_hopper_product product_of(const fbni_hopper_call *call, fbni_hopper_
         .N = call->N,
         .O = call->O,
         .I = call->I,
+        .holders = tiles->holders,
         .partials = call->partials,
     };
+
+    if (tiles->holders > 0 && call->partials) {
+        p.merged = fbni_hopper_merged(tiles, call->O, call->partials);
+        if (!call->packed)
+            p.partials = NULL; /* nobody needs those of a tile */
+    }
     return p;
 }
 
@@ -391,7 +400,7 @@ static fbn_status rescue_direct(fbni_cuda_context *c, const fbni_hopper_call *ca
                                 const fbni_hopper_split *split, const fbni_hopper_split *beside,
                                 int columns)
 {
-    fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, FBNI_HOPPER_TF32, call->N, call->O);
+    fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, FBNI_HOPPER_TF32, call->N, call->I, call->O);
     cudaError_t error = fbni_hopper_judge_split(&c->queue, beside);
     fbni_hopper_product p;
     fbn_status status;
@@ -409,7 +418,7 @@ static fbn_status rescue_direct(fbni_cuda_context *c, const fbni_hopper_call *ca
 
 static fbn_status call_direct(fbni_cuda_context *c, const fbni_hopper_call *call)
 {
-    fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->N, call->O);
+    fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->N, call->I, call->O);
     const int64_t pairs = (call->O + FBNI_HOPPER_PAIR - 1) / FBNI_HOPPER_PAIR;
     const fbni_hopper_split split = split_of(call);
     fbni_hopper_operand sampled = split.operand[1];
@@ -455,7 +464,7 @@ static fbn_status call_direct(fbni_cuda_context *c, const fbni_hopper_call *call
 
 fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call *call)
 {
-    const fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->N, call->O);
+    const fbni_hopper_tiles tiles = fbni_hopper_tiles_of(c, call->kind, call->N, call->I, call->O);
     fbni_hopper_product p = product_of(call, call->kind, &tiles);
     fbn_status status;
 

@@ -33,9 +33,10 @@ typedef struct fbni_hopper_tiles {
     int band;      /* pairs of feature tiles done together */
     int64_t waves;
     int clusters; /* that multiply, at most */
+    int holders;  /* fbni_hopper_product.holders */
 } fbni_hopper_tiles;
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
-                                       int64_t N, int64_t O);
+                                       int64_t N, int64_t I, int64_t O);
 /* What follows behind the product (pairs 0: nothing does); eager: also where that takes longer than
  * the product. */
 fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
@@ -43,10 +44,12 @@ fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
                                              bool eager);
 /* Whether the copy engine can do that: finish says where u (unless packed) and y are. */
 bool fbni_hopper_can_follow(const fbni_cuda_finish *finish, bool packed);
-/* The tiles as chunks of column moments (fbni_hopper_product.partials). */
+/* Chunks of column moments: of each tile, and then, where there are holders, of each of them. */
 fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N);
-/* The most tiles along any batch of at most N rows. */
-int64_t fbni_hopper_most_tiles(int64_t N);
+/* Where those of the features begin in `partials`. */
+float *fbni_hopper_merged(const fbni_hopper_tiles *tiles, int64_t O, float *partials);
+/* The most chunks of any batch of at most N rows. */
+int64_t fbni_hopper_most_chunks(const fbni_cuda_context *context, int64_t N);
 
 /* Entries from one row of parts to the next: the copy engine wants multiples of 16 bytes, and
  * FBNI_HOPPER_DIRECT groups of 32. */

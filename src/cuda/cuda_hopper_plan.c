@@ -54,13 +54,24 @@ static const struct speed {
 };
 static const double tile_start = 5, blas_start = 6, bandwidth = 3.3e6;
 
+/* Where W is held: at the start; and what a tile takes besides half of its products. */
+static const double hold_start = 10.5, hold_tile = 0.7;
+
+static double time_of(const fbni_hopper_tiles *t, fbni_hopper_kind kind, int64_t I)
+{
+    const double depth = (double)((I + 63) / 64) * speeds[kind].block * t->columns / 256;
+
+    if (t->holders == 0)
+        return (double)t->waves * (tile_start + depth);
+    return hold_start + (double)t->waves * fmax(depth, hold_tile + depth / 2);
+}
+
 double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
                         int64_t I, int64_t O)
 {
-    const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, O);
-    const double blocks = (double)((I + 63) / 64);
+    const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, I, O);
 
-    return (double)t.waves * (tile_start + blocks * speeds[kind].block * t.columns / 256);
+    return time_of(&t, kind, I);
 }
 
 static double blas_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
@@ -129,11 +140,33 @@ static void set_beside(const fbni_cuda_context *context, int64_t pairs, fbni_hop
     t->clusters = (int)ceil_div((pairs - t->beside) * t->steps, t->waves);
 }
 
+/* Instead, clusters that hold their part of W, if that takes less time. */
+static void hold(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N, int64_t I,
+                 int64_t O, fbni_hopper_tiles *best)
+{
+    const int64_t pairs = ceil_div(O, FBNI_HOPPER_PAIR);
+    const int64_t count = ceil_div(N, FBNI_HOPPER_HELD_ROWS);
+    const int64_t most = context->queue.processors / FBNI_HOPPER_CLUSTER / pairs;
+    const fbni_hopper_tiles held = {
+        .columns = FBNI_HOPPER_HELD_ROWS,
+        .count = count,
+        .steps = count,
+        .band = (int)pairs,
+        .waves = most > 0 ? ceil_div(count, most) : 0,
+        .holders = (int)(count < most ? count : most),
+        .clusters = (int)((count < most ? count : most) * pairs),
+    };
+
+    if ((kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16) && I <= FBNI_HOPPER_HELD &&
+        held.holders > 0 && time_of(&held, kind, I) < time_of(best, kind, I))
+        *best = held;
+}
+
 /* The tiles that fill the fewest waves of the machine, counted in columns; the wider where two do
  * as well. Four pairs of feature tiles together (1, 2, 4, 8 at 16384 x 4096 -> 4096: 2403, 2299,
  * 2286, 2316 us for float, 824, 782, 769, 767 for bf16): a wave then shares a band of W and x. */
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
-                                       int64_t N, int64_t O)
+                                       int64_t N, int64_t I, int64_t O)
 {
     const bool direct = kind == FBNI_HOPPER_DIRECT;
     const int64_t clusters =
@@ -156,6 +189,7 @@ fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_ho
     best.clusters = (int)(pairs * best.steps < clusters ? pairs * best.steps : clusters);
     if (direct)
         set_beside(context, pairs, &best);
+    hold(context, kind, N, I, O, &best);
     return best;
 }
 
@@ -170,7 +204,7 @@ fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
                                              fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O,
                                              bool eager)
 {
-    const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, O);
+    const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, I, O);
     const int64_t pairs = (O + FBNI_HOPPER_PAIR - 1) / FBNI_HOPPER_PAIR, all = pairs * t.count;
     const double size = kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16 ? 2 : 4;
     const double whole = fbni_hopper_time(context, kind, N, I, O);
@@ -201,11 +235,11 @@ fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
 }
 #else
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
-                                       int64_t N, int64_t O)
+                                       int64_t N, int64_t I, int64_t O)
 {
     const fbni_hopper_tiles none = {0};
 
-    (void)context, (void)kind, (void)N, (void)O;
+    (void)context, (void)kind, (void)N, (void)I, (void)O;
     return none;
 }
 
@@ -226,13 +260,18 @@ fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N
         .rows = N,
         .group_rows = tiles->columns,
         .groups = tiles->count,
-        .chunks = (int)tiles->count,
+        .chunks = tiles->holders > 0 ? tiles->holders : (int)tiles->count,
         .reals = 4,
     };
     return chunks;
 }
 
-int64_t fbni_hopper_most_tiles(int64_t N)
+float *fbni_hopper_merged(const fbni_hopper_tiles *tiles, int64_t O, float *partials)
 {
-    return N / 128 + 1; /* of the narrowest */
+    return tiles->holders > 0 ? partials + tiles->count * 4 * O : partials;
+}
+
+int64_t fbni_hopper_most_chunks(const fbni_cuda_context *context, int64_t N)
+{
+    return N / 128 + 1 + context->queue.processors / FBNI_HOPPER_CLUSTER; /* of the narrowest */
 }

@@ -19,10 +19,10 @@ static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_de
     const fbni_cuda_chunks gradients = fbni_cuda_chunks_of(
         processors * FBNI_CUDA_GRADIENT_BLOCKS, desc->max_batch, desc->out_features, real);
     fbni_hopper_kind kind;
-    const size_t tiles = fbni_cuda_is_hopper(choice->row[FBNI_CUDA_PRODUCT], &kind)
-                             ? (size_t)fbni_hopper_most_tiles(desc->max_batch)
-                             : 0;
-    const size_t forward = fbni_larger(4 * tiles, (size_t)(moments.reals * moments.chunks));
+    const size_t chunks = fbni_cuda_is_hopper(choice->row[FBNI_CUDA_PRODUCT], &kind)
+                              ? (size_t)fbni_hopper_most_chunks(context, desc->max_batch)
+                              : 0;
+    const size_t forward = fbni_larger(4 * chunks, (size_t)(moments.reals * moments.chunks));
     const size_t backward = 2 * (size_t)gradients.chunks;
     return (forward > backward ? forward : backward) * O * real;
 }
@@ -167,11 +167,15 @@ static void log_tiles(const fbni_cuda_layer *l)
 
     if (!fbni_cuda_is_hopper(l->choice.row[FBNI_CUDA_PRODUCT], &kind))
         return;
-    t = fbni_hopper_tiles_of(l->context, kind, desc->max_batch, desc->out_features);
+    t = fbni_hopper_tiles_of(l->context, kind, desc->max_batch, desc->in_features,
+                             desc->out_features);
     l->context->host->log("tiles of %d features x %d batch rows in bands of %d x %d features, "
                           "%lld waves",
                           FBNI_HOPPER_FEATURES, t.columns, t.band, FBNI_HOPPER_PAIR,
                           (long long)t.waves);
+    if (t.holders > 0)
+        l->context->host->log("%d clusters hold each %d features of W", t.holders,
+                              FBNI_HOPPER_PAIR);
     if (t.beside > 0)
         l->context->host->log("%d clusters of %d multiply, the last %d x %d features go beside",
                               t.clusters, FBNI_HOPPER_DIRECT_CLUSTER, t.beside, FBNI_HOPPER_PAIR);

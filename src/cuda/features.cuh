@@ -186,6 +186,32 @@ __device__ inline chunk_moments load_chunk(const fbni_cuda_chunks &chunks, const
     return m;
 }
 
+/* Merging them in one pass: with d_q = (shift_q - shift_0) + sum_q / n_q,
+ *
+ *     mean_low = sum n_q d_q / N,   M2 = sum (m2_q + n_q d_q^2) - N mean_low^2
+ *
+ * in double (Chan, Golub & LeVeque 1983, for many sets at once). All means are relative to shift_0,
+ * which a column of equal values leaves exactly 0. Chunk 0 is among the data, so that the difference
+ * is at least a part n_0 / N of the sum. */
+struct merged_chunks {
+    double sum, squares;
+
+    __device__ void add(double n, double d, double m2)
+    {
+        sum += n * d;
+        squares += m2 + n * (d * d);
+    }
+    __device__ double mean_low(double N) const
+    {
+        return sum / N;
+    }
+    __device__ double var(double N) const
+    {
+        const double m2 = squares - sum * mean_low(N);
+        return (m2 < 0 ? 0 : m2) / N; /* a NaN stays */
+    }
+};
+
 /* What is done once a call: the count, unless fbni_cuda_count_batch did it, and the header. */
 __device__ inline void once(const fbni_cuda_features &a, bool frozen)
 {
@@ -203,18 +229,14 @@ __device__ inline void once(const fbni_cuda_features &a, bool frozen)
 /* Moments of MERGED tiles are on their way together. */
 constexpr int MERGED = 8;
 
-/* Feature j of four reals a tile. In one pass: with d_q = (shift_q - shift_0) + sum_q / n_q,
- *
- *     mean_low = sum n_q d_q / N,   M2 = sum (m2_q + n_q d_q^2) - N mean_low^2
- *
- * in double. Tile 0 is among the data, so the difference is at least a part n_0 / N of the sum. */
+/* Feature j of four reals a tile. */
 __device__ inline trained train_of_tiles(const fbni_cuda_features &a, const float *partials,
                                          int tiles, int tile_rows, int64_t j)
 {
     const fbni_cuda_chunks chunks = {a.batch, tile_rows, tiles, tiles, 0, 4};
     const chunk_rows rows(chunks);
     const double mean = (double)partials[j], N = (double)a.batch;
-    double sum = 0, squares = 0;
+    merged_chunks merged = {};
 
     for (int first = 0; first < tiles; first += MERGED) {
         float m[MERGED][4];
@@ -230,14 +252,12 @@ __device__ inline trained train_of_tiles(const fbni_cuda_features &a, const floa
                 const double unit = double_power_of_two((int)m[i][3]), n = rows.of(first + i);
                 const double d =
                     ((double)m[i][0] - mean) + rows.mean(first + i, (double)m[i][1] * unit);
-                sum += n * d;
-                squares += (double)m[i][2] * (unit * unit) + n * (d * d);
+                merged.add(n, d, (double)m[i][2] * (unit * unit));
             }
         }
     }
-    const double mean_low = sum / N, m2 = squares - sum * mean_low;
-    return train_of<float>(a, feature_of<float>(a.params, j), mean, mean_low,
-                           (m2 < 0 ? 0 : m2) / N);
+    return train_of<float>(a, feature_of<float>(a.params, j), mean, merged.mean_low(N),
+                           merged.var(N));
 }
 
 __device__ inline void keep_tiles_feature(const fbni_cuda_features &a, int64_t j, const trained &of)

@@ -3,14 +3,9 @@
  * The features of a forward pass: from partial moments (training) or running statistics (frozen) to
  * alpha, c and shift, in double, by algebra.h.
  *
- * Merging: with n_q, shift_q, sum_q and m2_q of chunk q, all means taken relative to the first
- * chunk's shift, which a column of equal values leaves exactly 0:
- *
- *     mean_low = sum (n_q (shift_q - shift_0) + sum_q) / N
- *     M2 = sum (m2_q + n_q ((shift_q - shift_0) + sum_q / n_q - mean_low)^2)
- *
- * (Chan, Golub & LeVeque 1983, for many sets at once.) A block has some features × lanes; a lane
- * adds every LANES-th chunk, then the lanes are added, all in a fixed order.
+ * A block merges some features' chunks, a lane every LANES-th of them, then the lanes are added, all
+ * in a fixed order. It may be launched ahead, and what it needs besides the chunks is on its way
+ * before they are added up.
  */
 #include "features.cuh"
 
@@ -54,31 +49,34 @@ __global__ void __launch_bounds__(FEATURES *LANES)
     const bool there = j < a.O;
     const R *from = partials + (there ? j : 0);
     const chunk_rows rows(chunks);
-    wait_for_kernels();
-    const double mean = (double)from[0];
-    double sum = 0, squares = 0;
+    const bool keeps = lane == 0 && there;
+    merged_chunks merged = {};
+    fbni_feature feature = {};
+    running_state running = {};
 
+    let_kernels_ahead();
+    wait_for_kernels();
+    const double mean = (double)from[0], N = (double)chunks.rows;
+    if (keeps) {
+        feature = feature_of<R>(a.params, j);
+        running = running_of<R>(a, j);
+    }
 #pragma unroll 4
     for (int q = lane; q < chunks.chunks; q += LANES) {
         const chunk_moments m = load_chunk(chunks, from + q * chunks.reals * a.O, a.O);
-        sum += rows.of(q) * (m.shift - mean) + m.sum;
+        merged.add(rows.of(q), (m.shift - mean) + rows.mean(q, m.sum), m.m2);
     }
-    double mean_low = sum_lanes(sum, shared) / (double)chunks.rows;
-#pragma unroll 4
-    for (int q = lane; q < chunks.chunks; q += LANES) {
-        const chunk_moments m = load_chunk(chunks, from + q * chunks.reals * a.O, a.O);
-        const double delta = ((m.shift - mean) + rows.mean(q, m.sum)) - mean_low;
-        squares += m.m2 + rows.of(q) * (delta * delta);
-    }
-    double var = sum_lanes(squares, shared) / (double)chunks.rows;
+    merged.sum = sum_lanes(merged.sum, shared);
+    merged.squares = sum_lanes(merged.squares, shared);
+    double mean_low = merged.mean_low(N), var = merged.var(N);
 
     const bool beyond = there && chunks.reals == 3 && is_beyond<R>(mean_low, var);
     if (__syncthreads_or(beyond))
         moments_in_double<R, FEATURES, LANES>(a, there ? j : 0, mean, beyond, shared, &mean_low,
                                               &var);
 
-    if (lane == 0 && there)
-        (void)train_feature<R>(a, j, feature_of<R>(a.params, j), mean, mean_low, var);
+    if (keeps)
+        keep_feature<R>(a, j, running, train_of<R>(a, feature, mean, mean_low, var));
     if (lane == 0 && j == 0)
         once(a, false);
 }
@@ -133,14 +131,16 @@ cudaError_t launch_train(const fbni_cuda_queue *queue, const fbni_cuda_features 
                         dim3(FEATURES, LANES), queue, 0, *features, *chunks, (const R *)partials);
 }
 
-constexpr int FEW_CHUNKS = 32;
+constexpr int FEW_CHUNKS = 32, SOME_CHUNKS = 128;
 
 template <typename R>
 cudaError_t launch_train(const fbni_cuda_queue *queue, const fbni_cuda_features *features,
                          const fbni_cuda_chunks *chunks, const void *partials)
 {
     return chunks->chunks <= FEW_CHUNKS ? launch_train<R, 32, 8>(queue, features, chunks, partials)
-                                        : launch_train<R, 8, 64>(queue, features, chunks, partials);
+           : chunks->chunks <= SOME_CHUNKS
+               ? launch_train<R, 8, 32>(queue, features, chunks, partials)
+               : launch_train<R, 8, 64>(queue, features, chunks, partials);
 }
 
 } // namespace

@@ -353,7 +353,7 @@ __global__ void __cluster_dims__(CLUSTER_BLOCKS, 1, 1) __launch_bounds__(THREADS
 } // namespace
 
 const product_variant fbni::direct_variants[] = {
-    {FBNI_HOPPER_DIRECT, COLUMNS, false, CLUSTER_BLOCKS, SHARED_BYTES, hopper_direct},
+    {FBNI_HOPPER_DIRECT, COLUMNS, PLAIN, CLUSTER_BLOCKS, SHARED_BYTES, hopper_direct},
     {},
 };
 

@@ -117,8 +117,8 @@ __device__ inline void pack_registers(tile_moments (&m)[2], float (&d)[COUNT], i
 }
 
 /* y = act(alpha (u - c) + shift), with frozen statistics: nothing to wait for. */
-template <fbn_activation ACT, int COUNT>
-__device__ inline void normalise_registers(float (&d)[COUNT], const fragment &f,
+template <fbn_activation ACT, typename PLACE, int COUNT>
+__device__ inline void normalise_registers(float (&d)[COUNT], const PLACE &f,
                                            const fbni_cuda_affine &affine)
 {
 #pragma unroll
@@ -135,8 +135,8 @@ __device__ inline void normalise_registers(float (&d)[COUNT], const fragment &f,
     }
 }
 
-template <int COUNT>
-__device__ inline void finish_registers(float (&d)[COUNT], const fragment &f,
+template <typename PLACE, int COUNT>
+__device__ inline void finish_registers(float (&d)[COUNT], const PLACE &f,
                                         const fbni_cuda_finish &finish)
 {
     switch (finish.activation) {

@@ -26,8 +26,10 @@ struct product_arguments {
     int clusters;            /* that multiply */
     int followed;            /* the pairs whose tiles are counted */
     unsigned *done;
-    bool rescues;           /* nothing is multiplied unless *rescue is not 0 */
-    bool beside;            /* the kernel before is not waited for until the end */
+    bool rescues; /* nothing is multiplied unless *rescue is not 0 */
+    bool beside;  /* the kernel before is not waited for until the end */
+    int holders;  /* fbni_hopper_product.holders, merged */
+    float *merged;
     unsigned *columns_of_w; /* fbni_hopper_product.columns_of_w */
     int64_t columns;        /* of them: I */
 };

@@ -37,6 +37,8 @@ enum {
     FBNI_HOPPER_CLUSTER = 2,
     FBNI_HOPPER_PAIR = FBNI_HOPPER_FEATURES * FBNI_HOPPER_CLUSTER,
     FBNI_HOPPER_DIRECT_CLUSTER = 4, /* of FBNI_HOPPER_DIRECT: a pair, by two tiles of rows */
+    FBNI_HOPPER_HELD = 512,         /* the most of the depth that blocks hold of w */
+    FBNI_HOPPER_HELD_ROWS = 128,    /* the tile's columns where they do */
     FBNI_HOPPER_PIECE = 16,
     FBNI_HOPPER_STAGE = 32 * 1024
 };
@@ -72,7 +74,7 @@ typedef struct fbni_hopper_product {
     int beside; /* beside the product before it, whose operands and features it does not need */
     /* Of FBNI_HOPPER_DIRECT, I: FBNI_HOPPER_BEYOND and FBNI_HOPPER_BELOW are set. */
     unsigned *columns_of_w;
-    /* The result, [N, O]: dimensions (O, N), boxes (128 bytes, FBNI_HOPPER_PIECE), swizzled; or,
+    /* The result, [N, O]: dimensions (O, N), boxes (128 bytes, fbni_hopper_piece), swizzled; or,
      * where no map can have it, out with its leading dimension, else NULL. */
     fbni_hopper_result stored;
     CUtensorMap result;
@@ -82,8 +84,20 @@ typedef struct fbni_hopper_product {
     /* Column moments by tiles of `columns` rows, four reals as column_moments.cu has them, tile t
      * of T as chunk T - 1 - t; or NULL. */
     float *partials;
+    /* Clusters for each pair, which hold its part of w and take a tile each in turn
+     * (hopper_held.cu): of the half types, where I <= FBNI_HOPPER_HELD and columns is
+     * FBNI_HOPPER_HELD_ROWS; band is all pairs. 0: none. */
+    int holders;
+    float *merged; /* moments likewise, but of each cluster's tiles together: `holders` chunks; of
+                    * each tile only parts 0 and 3 are there, and those of FBNI_HOPPER_PACKED */
     fbni_hopper_follow follow;
 } fbni_hopper_product;
+
+/* Rows of the boxes of the result's map, whose entries have `size` bytes. */
+static inline int fbni_hopper_piece(const fbni_hopper_product *product, size_t size)
+{
+    return product->holders > 0 ? FBNI_HOPPER_HELD_ROWS * 2 / (int)size : FBNI_HOPPER_PIECE;
+}
 
 /* Once for each device and kind, before the first launch: the shared memory that it needs. */
 cudaError_t fbni_hopper_allow_product(fbni_hopper_kind kind);

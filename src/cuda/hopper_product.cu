@@ -21,13 +21,14 @@ __global__ void __launch_bounds__(CLEAR_BLOCK) clear_counts(unsigned *counts, in
         counts[i] = 0;
 }
 
-const product_variant *const tables[] = {single_variants, parts_variants, direct_variants};
+const product_variant *const tables[] = {single_variants, parts_variants, direct_variants,
+                                         held_variants};
 
-const product_variant *find_variant(fbni_hopper_kind kind, int columns, bool follow)
+const product_variant *find_variant(fbni_hopper_kind kind, int columns, product_form form)
 {
     for (const product_variant *v : tables)
         for (; v->function; v++)
-            if (v->kind == kind && v->columns == columns && v->follow == follow)
+            if (v->kind == kind && v->columns == columns && v->form == form)
                 return v;
     return NULL;
 }
@@ -38,14 +39,14 @@ int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index)
 {
     for (const product_variant *v : tables)
         for (; v->function; v++)
-            if (v->kind == kind && !v->follow && index-- == 0)
+            if (v->kind == kind && v->form == PLAIN && index-- == 0)
                 return v->columns;
     return 0;
 }
 
 int fbni_hopper_may_follow(fbni_hopper_kind kind, int columns)
 {
-    return find_variant(kind, columns, true) != NULL;
+    return find_variant(kind, columns, FOLLOWED) != NULL;
 }
 
 cudaError_t fbni_hopper_allow_product(fbni_hopper_kind kind)
@@ -62,7 +63,10 @@ cudaError_t fbni_hopper_allow_product(fbni_hopper_kind kind)
 
 cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper_product *p)
 {
-    const product_variant *v = find_variant(p->kind, p->columns, p->follow.clusters > 0);
+    const product_variant *v = find_variant(p->kind, p->columns,
+                                            p->holders > 0           ? HOLDING
+                                            : p->follow.clusters > 0 ? FOLLOWED
+                                                                     : PLAIN);
     product_arguments a = {};
 
     if (!v)
@@ -81,6 +85,8 @@ cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper
     a.out = p->out;
     a.ldout = p->ldout;
     a.partials = p->partials;
+    a.holders = p->holders;
+    a.merged = p->merged;
     a.stored = p->stored;
     a.finish = p->finish;
     a.clusters = p->clusters;

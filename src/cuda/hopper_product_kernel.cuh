@@ -94,6 +94,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     cluster_wait();
     if (!a.beside)
         wait_for_kernels();
+    let_kernels_ahead();
     const bool rescue = RESCUE > 0 && a.rescue && *a.rescue != 0;
     if (RESCUE > 0 && a.rescues && !rescue)
         s.tile = s.pairs * s.tiles;
@@ -125,7 +126,8 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
 
 #define FBNI_VARIANT(KIND, COLUMNS, TYPE, PARTS, W_PARTS, PROMOTE, RESCUE, W_RESCUE, FOLLOW)       \
     {                                                                                              \
-        FBNI_HOPPER_##KIND, COLUMNS, FOLLOW, CLUSTER, tile_of<COLUMNS>::SHARED_BYTES,              \
+        FBNI_HOPPER_##KIND, COLUMNS, FOLLOW ? FOLLOWED : PLAIN, CLUSTER,                           \
+            tile_of<COLUMNS>::SHARED_BYTES,                                                        \
             hopper_product<COLUMNS, half_type::TYPE, PARTS, W_PARTS, PROMOTE, RESCUE, W_RESCUE,    \
                            FOLLOW>                                                                 \
     }

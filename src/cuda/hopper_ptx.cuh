@@ -229,6 +229,25 @@ __device__ inline float4 load_shared(uint32_t from)
     return v;
 }
 
+template <typename T>
+__device__ inline T load_shared(uint32_t from);
+
+template <>
+__device__ inline uint32_t load_shared<uint32_t>(uint32_t from)
+{
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+    return v;
+}
+
+template <>
+__device__ inline uint16_t load_shared<uint16_t>(uint32_t from)
+{
+    uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(from) : "memory");
+    return v;
+}
+
 __device__ inline void store_shared(uint32_t to, float v)
 {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory");
@@ -433,17 +452,21 @@ FBNI_WGMMA(BF16, "bf16", 192, FBNI_R192, "%96", "%97", "%98", FBNI_D32(0), FBNI_
 FBNI_WGMMA(F16, "f16", 256, FBNI_R256, "%128", "%129", "%130", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96))
 FBNI_WGMMA(BF16, "bf16", 256, FBNI_R256, "%128", "%129", "%130", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96))
 /* a in registers. */
-template <>
-struct wgmma_registers<half_type::F16, 256> {
-    __device__ static void multiply(float (&d)[128], const uint32_t (&a)[4], uint64_t b, int add)
-    {
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %133, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
-                     FBNI_R256 "{%128, %129, %130, %131}, %132, p, 1, 1, 0;\n}\n"
-                     : FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-    }
-};
+#define FBNI_WGMMA_REGISTERS(TYPE, NAME, COLUMNS, REGISTERS, A, B, SCALE, ...) \
+    template <> \
+    struct wgmma_registers<half_type::TYPE, COLUMNS> { \
+        __device__ static void multiply(float (&d)[COLUMNS / 2], const uint32_t (&a)[4], uint64_t b, int add) \
+        { \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " SCALE ", 0;\n" \
+                         "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k16.f32." NAME "." NAME " " \
+                         REGISTERS A ", " B ", p, 1, 1, 0;\n}\n" \
+                         : __VA_ARGS__ : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)); \
+        } \
+    };
+FBNI_WGMMA_REGISTERS(F16, "f16", 128, FBNI_R128, "{%64, %65, %66, %67}", "%68", "%69", FBNI_D32(0), FBNI_D32(32))
+FBNI_WGMMA_REGISTERS(BF16, "bf16", 128, FBNI_R128, "{%64, %65, %66, %67}", "%68", "%69", FBNI_D32(0), FBNI_D32(32))
+FBNI_WGMMA_REGISTERS(F16, "f16", 256, FBNI_R256, "{%128, %129, %130, %131}", "%132", "%133", FBNI_D32(0), FBNI_D32(32), FBNI_D32(64), FBNI_D32(96))
+#undef FBNI_WGMMA_REGISTERS
 #undef FBNI_R128
 #undef FBNI_R176
 #undef FBNI_R192

@@ -11,15 +11,18 @@
 namespace fbni
 {
 
+/* FOLLOWED: others may follow behind it (hopper_follow.cuh); HOLDING: hopper_held.cu. */
+enum product_form { PLAIN, FOLLOWED, HOLDING };
+
 struct product_variant {
     fbni_hopper_kind kind;
     int columns;
-    bool follow;
+    product_form form;
     int cluster, shared;
     product_kernel *function;
 };
 
-extern const product_variant single_variants[], parts_variants[], direct_variants[];
+extern const product_variant single_variants[], parts_variants[], direct_variants[], held_variants[];
 
 } // namespace fbni
 
