@@ -325,14 +325,14 @@ __device__ inline void store_pieces(const product_arguments &a, const share &s,
                                     const CUtensorMap *out, outbox o, int feature)
 {
     const int size = a.stored == FBNI_HOPPER_U ? 4 : 2, lane = (int)threadIdx.x % 32;
-    const int pieces = size / 2 * ((a.tiles - s.first + a.holders - 1) / a.holders);
     merged_sums merged[MINE] = {};
     int rows = 0;
 
-    for (int piece = 0; piece < pieces; piece++, o.phase ^= 1) {
+    for (bool last = false; !last; o.phase ^= 1) {
         barrier_wait(o.control + outbox::FULL, o.phase);
         const int row = (int)load_shared<uint32_t>(o.control + outbox::ROW);
         const int of = (int)load_shared<uint32_t>(o.control + outbox::OF);
+        last = row / ROWS + a.holders >= a.tiles && (size == 2 || row % ROWS > 0);
         if (a.out && size == 4) {
             copy_rows<uint32_t>(a, o.buffer, row, feature);
         } else if (a.out) {
@@ -343,22 +343,25 @@ __device__ inline void store_pieces(const product_arguments &a, const share &s,
                 store_box(out, o.buffer + BUFFER_BYTES / 2, feature + 32, row);
             store_commit();
         }
-        if (of > 0) {
-            tile_sums m[MINE];
+        tile_sums m[MINE];
 #pragma unroll
-            for (int i = 0; i < MINE; i++) {
-                const float4 words = load_shared(o.control + outbox::SUMS + (lane + 32 * i) * 16);
-                memcpy(&m[i], &words, sizeof m[i]);
-                merged[i].add(m[i], of, rows == 0);
-            }
-            if (a.stored == FBNI_HOPPER_PACKED)
-                store_packing(a, m, feature, row / ROWS);
-            rows += of;
+        for (int i = 0; i < MINE; i++) {
+            const float4 words = load_shared(o.control + outbox::SUMS + (lane + 32 * i) * 16);
+            memcpy(&m[i], &words, sizeof m[i]);
         }
         store_wait<0>();
         __syncwarp();
         if (lane == 0)
             barrier_arrive(o.control + outbox::EMPTY);
+        /* The rest is not waited for: added up before, 65536 x 512 -> 512 took 8 us more. */
+        if (of == 0)
+            continue;
+        if (a.stored == FBNI_HOPPER_PACKED)
+            store_packing(a, m, feature, row / ROWS);
+#pragma unroll
+        for (int i = 0; i < MINE; i++)
+            merged[i].add(m[i], of, rows == 0);
+        rows += of;
     }
     if (!a.merged)
         return;
