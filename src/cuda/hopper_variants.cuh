@@ -22,7 +22,8 @@ struct product_variant {
     product_kernel *function;
 };
 
-extern const product_variant single_variants[], parts_variants[], direct_variants[], held_variants[];
+extern const product_variant single_variants[], parts_variants[], direct_variants[],
+    held_variants[];
 
 } // namespace fbni
 
