@@ -52,10 +52,14 @@ enum { DIRECT_SHAPES = sizeof direct_shapes / sizeof *direct_shapes };
 /* Blocks that hold W, all of the depth that they have place for and less, whole tiles and rests. */
 static const shape held_shapes[] = {
     {8704, 512, 264, FBN_ACT_NONE},
-    {8811, 328, 136, FBN_ACT_GELU},
+    {8811, 136, 264, FBN_ACT_GELU},
     {8650, 72, 500, FBN_ACT_SILU},
 };
 enum { HELD_SHAPES = sizeof held_shapes / sizeof *held_shapes };
+
+/* Just too deep for that, of half types: five pairs, in bands of four and of one. */
+static const shape band_shapes[] = {{530, 516, 1100, FBN_ACT_RELU}};
+enum { BAND_SHAPES = sizeof band_shapes / sizeof *band_shapes };
 
 static bool is_small(const char *row)
 {
@@ -114,6 +118,8 @@ static void add_row(const kernel_row *row, bool training)
         add_shapes(row, training, shapes, SHAPES);
     if (can_hold(row->name))
         add_shapes(row, training, held_shapes, HELD_SHAPES);
+    if (does_pack(row->name))
+        add_shapes(row, training, band_shapes, BAND_SHAPES);
 }
 
 /* Where W's exponents come from a sample: entries that it has not seen, and that f16 does not hold
@@ -162,13 +168,13 @@ static void add_packed(const kernel_row *row)
 /* The same by blocks that hold W, where the batch is long: on 66 pairs of multiprocessors. */
 static void add_held(const kernel_row *row)
 {
-    for (int k = 0; k < INPUT_KINDS; k++) {
+    for (int k = 0; k < 2 * INPUT_KINDS; k++) {
         test_case c = case_default(true);
         c.kernel = row->name;
         c.dtype = k % 2 ? FBN_F16 : FBN_BF16;
         c.n = 8500, c.i = 3;
         c.o = k / 2 % 2 ? 264 : 259;
-        c.input = (input_kind)k;
+        c.input = (input_kind)(k / 2);
         c.gamma = c.beta = c.batch_stats = true;
         table_add(&packed, &c);
     }

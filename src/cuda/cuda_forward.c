@@ -107,7 +107,7 @@ static fbn_status train_epilogue(forward_job *job)
     status = fbni_cuda_check(
         job->context->host,
         fbni_cuda_features_train(&job->context->queue, job->is_double, &job->features, &chunks,
-                                 fbni_hopper_merged(&tiles, job->finish.O, job->partials)),
+                                 fbni_hopper_merged(&tiles, desc->out_features, job->partials)),
         "features_train");
     if (status != FBN_OK)
         return status;

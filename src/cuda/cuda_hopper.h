@@ -44,11 +44,12 @@ fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
                                              bool eager);
 /* Whether the copy engine can do that: finish says where u (unless packed) and y are. */
 bool fbni_hopper_can_follow(const fbni_cuda_finish *finish, bool packed);
-/* Chunks of column moments: of each tile, and then, where there are holders, of each of them. */
+/* The chunks of column moments that the features are made of: the tiles, or, where there are some,
+ * the holders. */
 fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N);
-/* Where those of the features begin in `partials`. */
+/* Where they begin in `partials`: those of the holders are behind those of the tiles. */
 float *fbni_hopper_merged(const fbni_hopper_tiles *tiles, int64_t O, float *partials);
-/* The most chunks of any batch of at most N rows. */
+/* The most chunks, of tiles and holders together, of any batch of at most N rows. */
 int64_t fbni_hopper_most_chunks(const fbni_cuda_context *context, int64_t N);
 
 /* Entries from one row of parts to the next: the copy engine wants multiples of 16 bytes, and

@@ -174,8 +174,8 @@ static void log_tiles(const fbni_cuda_layer *l)
                           FBNI_HOPPER_FEATURES, t.columns, t.band, FBNI_HOPPER_PAIR,
                           (long long)t.waves);
     if (t.holders > 0)
-        l->context->host->log("%d clusters hold each %d features of W", t.holders,
-                              FBNI_HOPPER_PAIR);
+        l->context->host->log("each %d features of W are held by %d clusters", FBNI_HOPPER_PAIR,
+                              t.holders);
     if (t.beside > 0)
         l->context->host->log("%d clusters of %d multiply, the last %d x %d features go beside",
                               t.clusters, FBNI_HOPPER_DIRECT_CLUSTER, t.beside, FBNI_HOPPER_PAIR);

@@ -191,8 +191,9 @@ __device__ inline chunk_moments load_chunk(const fbni_cuda_chunks &chunks, const
  *     mean_low = sum n_q d_q / N,   M2 = sum (m2_q + n_q d_q^2) - N mean_low^2
  *
  * in double (Chan, Golub & LeVeque 1983, for many sets at once). All means are relative to shift_0,
- * which a column of equal values leaves exactly 0. Chunk 0 is among the data, so that the difference
- * is at least a part n_0 / N of the sum. */
+ * which a column of equal values leaves exactly 0. That is near the mean of some rows among the data,
+ * so that the difference is no less than about a part (those rows) / N of the sum: floats lose
+ * nothing. */
 struct merged_chunks {
     double sum, squares;
 

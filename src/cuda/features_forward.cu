@@ -39,6 +39,23 @@ __device__ void moments_in_double(const fbni_cuda_features &a, int64_t j, double
     }
 }
 
+/* The variance from the chunks' moments about the mean. */
+template <typename R, int FEATURES, int LANES>
+__device__ inline double var_about(const fbni_cuda_chunks &chunks, const R *from, int64_t O,
+                                   double mean, double mean_low, double (&shared)[LANES][FEATURES])
+{
+    const chunk_rows rows(chunks);
+    double squares = 0;
+
+#pragma unroll 4
+    for (int q = (int)threadIdx.y; q < chunks.chunks; q += LANES) {
+        const chunk_moments m = load_chunk(chunks, from + q * chunks.reals * O, O);
+        const double delta = ((m.shift - mean) + rows.mean(q, m.sum)) - mean_low;
+        squares += m.m2 + rows.of(q) * (delta * delta);
+    }
+    return sum_lanes(squares, shared) / (double)chunks.rows;
+}
+
 template <typename R, int FEATURES, int LANES>
 __global__ void __launch_bounds__(FEATURES *LANES)
     features_train(fbni_cuda_features a, fbni_cuda_chunks chunks, const R *partials)
@@ -69,6 +86,8 @@ __global__ void __launch_bounds__(FEATURES *LANES)
     merged.sum = sum_lanes(merged.sum, shared);
     merged.squares = sum_lanes(merged.squares, shared);
     double mean_low = merged.mean_low(N), var = merged.var(N);
+    if constexpr (!IS_SINGLE<R>) /* a difference may cost a double bits that it has */
+        var = var_about(chunks, from, a.O, mean, mean_low, shared);
 
     const bool beyond = there && chunks.reals == 3 && is_beyond<R>(mean_low, var);
     if (__syncthreads_or(beyond))
@@ -131,6 +150,7 @@ cudaError_t launch_train(const fbni_cuda_queue *queue, const fbni_cuda_features 
                         dim3(FEATURES, LANES), queue, 0, *features, *chunks, (const R *)partials);
 }
 
+/* Of 33 chunks 64 lanes have no use for the other half, and add them up all the same. */
 constexpr int FEW_CHUNKS = 32, SOME_CHUNKS = 128;
 
 template <typename R>

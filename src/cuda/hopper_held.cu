@@ -13,14 +13,14 @@
  * So of the operands nothing but x comes through shared memory, and the warpgroups can take turns: one
  * finishes a tile while the other's products run, which take 2,050 cycles. Both need the same rows, a
  * tile's time apart: the ring has more slots than a tile has. Two warps beside the one that loads
- * store what they finish, so that nobody there waits for the copy engine.
+ * store what they finish: by the time that the next tile is finished the buffer is free again.
  *
  * A cluster stays with its pair of feature tiles; so a block adds up the moments of its tiles, and
  * few sets of them are left to merge.
  *
- * 65536 x 512 -> 512 bf16 on an H200, us: packed u 63, y 59 (floor: 32 for the bytes, 38 for the
- * products); the whole layer 102 in training and 56 in inference, where the product that does not
- * hold W made them 108 and 63. Two tiles side by side take 5,000 cycles, 4,096 of them products: what
+ * 65536 x 512 -> 512 bf16 on an H200, us: packed u 63, y 59 where it is launched alone, and its start
+ * counts (floor: 32 for the bytes, 38 for the products); the whole layer 102 in training and 56 in
+ * inference, where the product that does not hold W made them 108 and 63. Two tiles side by side take 5,000 cycles, 4,096 of them products: what
  * the other warpgroup issues costs the tensor cores as many cycles. The versions are in
  * bench/results/h200-hopper.txt, part 13.
  */
@@ -167,8 +167,8 @@ static_assert(layout::BYTES <= SHARED_MOST, "all of it fits");
 
 constexpr int FEWER_REGISTERS = 40, MORE_REGISTERS = 232; /* 3 x 168 */
 
-/* The thread's warpgroup, or the one that its warp stores for: of those that load warp 1 + group;
- * else neither 0 nor 1. */
+/* The thread's warpgroup of the two that multiply; or, of warps 1 and 2, the one that they store
+ * for: 0 and 1. Warps 0, which loads, and 3 have none: -1 and 2. */
 __device__ inline int group_of()
 {
     return (int)threadIdx.x / (threadIdx.x < GROUP ? 32 : GROUP) - 1;

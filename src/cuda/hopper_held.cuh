@@ -334,8 +334,7 @@ __device__ inline void store_u(const float (&d)[COUNT], const place &p, outbox &
 
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        m[h].shift =
-            WHOLE ? shift_of<true>(d, h, ROWS, ROWS) : __shfl_sync(0xffffffffu, d[2 * h], 0, 4);
+        m[h].shift = shift_of<WHOLE>(d, h, p.rows, p.rows - 2 * (p.thread % 4));
         m[h].power =
             (WHOLE ? spread_of_few(d, h, m[h].shift) : spread_of_all<false>(d, p, h, m[h].shift)) -
             10;

@@ -88,8 +88,9 @@ typedef struct fbni_hopper_product {
      * (hopper_held.cu): of the half types, where I <= FBNI_HOPPER_HELD and columns is
      * FBNI_HOPPER_HELD_ROWS; band is all pairs. 0: none. */
     int holders;
-    float *merged; /* moments likewise, but of each cluster's tiles together: `holders` chunks; of
-                    * each tile only parts 0 and 3 are there, and those of FBNI_HOPPER_PACKED */
+    /* With holders: moments likewise, but of each cluster's tiles together, `holders` chunks; then
+     * partials has parts 0 and 3 alone, and of FBNI_HOPPER_PACKED alone. */
+    float *merged;
     fbni_hopper_follow follow;
 } fbni_hopper_product;
 
