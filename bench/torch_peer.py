@@ -414,7 +414,8 @@ def find_library(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--library", help="libfusedbn.so (default: that in build/, or installed)")
+    parser.add_argument("--library", dest="shared_object",
+                        help="libfusedbn.so (default: that in build/, or installed)")
     parser.add_argument("--case", default="", help="only cases whose names contain this")
     parser.add_argument("--dtype", default="f32",
                         help="f32, f64, bf16, f16, on cuda tf32 too (default: f32)")
@@ -425,7 +426,7 @@ def main():
     options = parser.parse_args()
     if options.backend == "cuda":
         import torch_peer_cuda  # pylint: disable=import-outside-toplevel; needs this module
-        torch_peer_cuda.run(options, find_library(options.library))
+        torch_peer_cuda.run(options, find_library(options.shared_object))
         return
     dtypes = options.dtype.split(",")
     if not set(dtypes) <= set(DTYPES):
@@ -434,7 +435,7 @@ def main():
     if not cases:
         parser.error(f"--case {options.case}: no such case: {', '.join(c[0] for c in CASES)}")
 
-    library = find_library(options.library)
+    library = find_library(options.shared_object)
     torch.set_num_threads(options.threads)
     context = ctypes.c_void_p()
     settings = library.make(ContextOptions, backend=BACKEND_CPU, threads=options.threads)

@@ -148,19 +148,27 @@ START_TEST(test_tiles)
 }
 END_TEST
 
+/* The k-th case of half types in turns. */
+static test_case half_case(const kernel_row *row, int k)
+{
+    test_case c = case_default(true);
+    c.kernel = row->name;
+    c.dtype = k % 2 ? FBN_F16 : FBN_BF16;
+    c.gamma = c.beta = c.batch_stats = true;
+    return c;
+}
+
 /* Without a saved buffer u is kept in 16 bits, by whole tiles and by the rest of one, in rows that
  * the copy engine stores and in others. */
 static void add_packed(const kernel_row *row)
 {
     for (int k = 0; k < 4 * INPUT_KINDS; k++) {
-        test_case c = case_default(true);
-        c.kernel = row->name;
-        c.dtype = k % 2 ? FBN_F16 : FBN_BF16;
+        test_case c = half_case(row, k);
         c.n = 599, c.i = 5;
         c.o = k / 2 % 2 ? 264 : 131;
         c.input = (input_kind)(k / 4);
         c.activation = (fbn_activation)(k / 2 % 4); /* none to silu */
-        c.bias = c.gamma = c.beta = c.batch_stats = true;
+        c.bias = true;
         table_add(&packed, &c);
     }
 }
@@ -169,13 +177,10 @@ static void add_packed(const kernel_row *row)
 static void add_held(const kernel_row *row)
 {
     for (int k = 0; k < 2 * INPUT_KINDS; k++) {
-        test_case c = case_default(true);
-        c.kernel = row->name;
-        c.dtype = k % 2 ? FBN_F16 : FBN_BF16;
+        test_case c = half_case(row, k);
         c.n = 8500, c.i = 3;
         c.o = k / 2 % 2 ? 264 : 259;
         c.input = (input_kind)(k / 2);
-        c.gamma = c.beta = c.batch_stats = true;
         table_add(&packed, &c);
     }
 }

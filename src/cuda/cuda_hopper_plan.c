@@ -147,14 +147,15 @@ static void hold(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_
     const int64_t pairs = ceil_div(O, FBNI_HOPPER_PAIR);
     const int64_t count = ceil_div(N, FBNI_HOPPER_HELD_ROWS);
     const int64_t most = context->queue.processors / FBNI_HOPPER_CLUSTER / pairs;
+    const int64_t holders = count < most ? count : most;
     const fbni_hopper_tiles held = {
         .columns = FBNI_HOPPER_HELD_ROWS,
         .count = count,
         .steps = count,
         .band = (int)pairs,
         .waves = most > 0 ? ceil_div(count, most) : 0,
-        .holders = (int)(count < most ? count : most),
-        .clusters = (int)((count < most ? count : most) * pairs),
+        .holders = (int)holders,
+        .clusters = (int)(holders * pairs),
     };
 
     if ((kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16) && I <= FBNI_HOPPER_HELD &&

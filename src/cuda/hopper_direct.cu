@@ -317,8 +317,7 @@ __global__ void __cluster_dims__(CLUSTER_BLOCKS, 1, 1) __launch_bounds__(THREADS
                   const __grid_constant__ product_arguments a)
 {
     extern __shared__ char dynamic[];
-    const uint32_t base =
-        (shared_address(dynamic) + SHARED_ALIGN - 1) / SHARED_ALIGN * SHARED_ALIGN;
+    const uint32_t base = aligned_address(dynamic);
     const rings r(base);
     const schedule s = {
         a.before, a.pairs, (a.tiles + 1) / 2, a.band, (int)blockIdx.x / CLUSTER_BLOCKS, a.clusters};

@@ -165,8 +165,6 @@ struct layout {
 };
 static_assert(layout::BYTES <= SHARED_MOST, "all of it fits");
 
-constexpr int FEWER_REGISTERS = 40, MORE_REGISTERS = 232; /* 3 x 168 */
-
 /* The thread's warpgroup of the two that multiply; or, of warps 1 and 2, the one that they store
  * for: 0 and 1. Warps 0, which loads, and 3 have none: -1 and 2. */
 __device__ inline int group_of()
@@ -183,13 +181,13 @@ __device__ inline void run(const held_ring &r, const share &s, const product_arg
     const int group = group_of();
 
     if (threadIdx.x < GROUP) {
-        keep_registers<FEWER_REGISTERS>();
+        keep_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0)
             load(r, s, a, w, x);
         if (group == 0 || group == 1)
             store_pieces<STORED>(a, s, out, o, s.feature() + group * GROUP_FEATURES);
     } else {
-        take_registers<MORE_REGISTERS>();
+        take_registers<CONSUMER_REGISTERS>();
         consume<T, TYPE, STORED>(r, s, a, o);
     }
 }
@@ -202,8 +200,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
                 const __grid_constant__ product_arguments a)
 {
     extern __shared__ char dynamic[];
-    const uint32_t base =
-        (shared_address(dynamic) + SHARED_ALIGN - 1) / SHARED_ALIGN * SHARED_ALIGN;
+    const uint32_t base = aligned_address(dynamic);
     const held_ring r(base, base + layout::BARRIERS);
     const share s(a);
     const int group = group_of();

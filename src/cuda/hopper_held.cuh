@@ -276,7 +276,6 @@ __device__ inline void store_pieces(const product_arguments &a, const share &s,
 template <bool WHOLE>
 __device__ inline int spread_of_all(const float (&d)[COUNT], const place &p, int h, float shift)
 {
-    const int least = least_spread(shift);
     float most = 0;
 
 #pragma unroll
@@ -285,10 +284,7 @@ __device__ inline int spread_of_all(const float (&d)[COUNT], const place &p, int
         for (int e = 0; e < 2; e++)
             if (WHOLE || p.has(j, e))
                 most = fmaxf(most, fabsf(d[4 * j + 2 * h + e] - shift));
-    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-    const int spread = (int)(__float_as_uint(most) >> 23 & 255) - 127 - 4;
-    return spread > least ? spread : least;
+    return spread_by(most, shift, -4);
 }
 
 /* Puts u, packed or as it is, and adds it up. */

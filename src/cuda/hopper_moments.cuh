@@ -156,6 +156,17 @@ __device__ inline void change_unit(tile_moments &m, int spread)
     m.power = spread - 10;
 }
 
+/* The spread by which the values of a quad that are up to `most` away from shift become less than
+ * 2^(11 - room), and not less than half of that. */
+__device__ inline int spread_by(float most, float shift, int room)
+{
+    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+    const int spread = (int)(__float_as_uint(most) >> 23 & 255) - 127 + room;
+    const int least = least_spread(shift);
+    return spread > least ? spread : least;
+}
+
 /* The spread by the first 16 rows of the tile, the largest of which becomes 2^6 to 2^7. */
 template <int COUNT>
 __device__ inline int spread_of_few(const float (&d)[COUNT], int h, float shift)
@@ -167,11 +178,7 @@ __device__ inline int spread_of_few(const float (&d)[COUNT], int h, float shift)
 #pragma unroll
         for (int e = 0; e < 2; e++)
             most = fmaxf(most, fabsf(d[4 * j + 2 * h + e] - shift));
-    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-    const int spread = (int)(__float_as_uint(most) >> 23 & 255) - 127 + 4;
-    const int least = least_spread(shift);
-    return spread > least ? spread : least;
+    return spread_by(most, shift, 4);
 }
 
 /* Of a feature of a tile: packed as rounded(scale u + minus). */

@@ -63,6 +63,12 @@ struct tile_of {
 
 /* ---- shared memory: a ring of slots ---- */
 
+/* Where what the copy engine fills may begin. */
+__device__ inline uint32_t aligned_address(const char *dynamic)
+{
+    return (shared_address(dynamic) + SHARED_ALIGN - 1) / SHARED_ALIGN * SHARED_ALIGN;
+}
+
 /* A walk over COUNT slots, of the producer or of consumers. */
 template <int BYTES, int COUNT>
 struct walk {

@@ -77,8 +77,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
 {
     using T = typename result_of<TYPE, RESCUE>::type;
     extern __shared__ char dynamic[];
-    const uint32_t base =
-        (shared_address(dynamic) + SHARED_ALIGN - 1) / SHARED_ALIGN * SHARED_ALIGN;
+    const uint32_t base = aligned_address(dynamic);
     ring<COLUMNS> r(base);
     const int cluster = (int)blockIdx.x / CLUSTER;
     schedule s = {a.before, a.pairs, a.tiles, a.band, cluster, a.clusters};
