@@ -23,7 +23,8 @@ static double rounded(fbn_dtype type, double value)
     return (double)format_round(type, value);
 }
 
-/* Magnitudes of x that stay clear of overflow in the squares of u (training), or in u. */
+/* Magnitudes of x that stay clear of overflow in the squares of u and their sum over the batch
+ * (training), or in u. */
 static double magnitude(const test_case *c)
 {
     static const double tiny[] = {
@@ -35,7 +36,8 @@ static double magnitude(const test_case *c)
     if (c->input == INPUT_TINY)
         return tiny[c->dtype];
     if (c->input == INPUT_HUGE)
-        return c->training ? huge_squares[c->dtype] : huge[c->dtype];
+        return c->training ? huge_squares[c->dtype] / fmax(1, sqrt((double)c->n / 512))
+                           : huge[c->dtype];
     return 1;
 }
 
