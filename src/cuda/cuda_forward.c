@@ -13,6 +13,7 @@
  * u lies in y itself where y can hold it, in `saved` where the caller wants it, else in the
  * workspace.
  */
+#include "algebra.h"
 #include "cuda_hopper.h"
 
 typedef struct forward_job {
@@ -152,6 +153,8 @@ static fbn_status run_training(forward_job *job)
         job->context, &job->layer->desc, &job->layer->choice, job->product.row, job->finish.N);
     fbn_status status = FBN_OK;
 
+    job->features.unbias = fbni_running_var_of(
+        1, job->finish.N, (job->features.flags & FBN_BIASED_RUNNING_VAR) != 0);
     const bool followed = train == FBNI_CUDA_TRAIN_FOLLOWED;
     if (followed)
         train = fbni_is_half(job->finish.dtype) ? FBNI_CUDA_TRAIN_PACKED : FBNI_CUDA_TRAIN_EPILOGUE;

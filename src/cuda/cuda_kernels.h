@@ -117,6 +117,7 @@ typedef struct fbni_cuda_features {
     fbni_cuda_params params;
     int64_t O, batch;
     double eps, momentum;
+    double unbias;  /* training: fbni_running_var_of of 1 */
     uint64_t flags; /* fbn_layer_desc.flags */
     void *running_mean, *running_var;
     int64_t *count;               /* num_batches_tracked, or NULL */

@@ -395,12 +395,12 @@ inline cudaError_t launch_ahead(void (*kernel)(PARAMS...), dim3 grid, dim3 block
     return error;
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b)
+__host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b)
 {
     return a / b + (a % b != 0);
 }
 
-inline int64_t least(int64_t a, int64_t b)
+__host__ __device__ inline int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }

@@ -37,7 +37,6 @@ __device__ inline fbni_feature feature_of(const fbni_cuda_params &p, int64_t j)
 /* What a feature's running statistics are updated with, besides the batch's: to be had early. */
 struct running_state {
     double mean, var, momentum;
-    double unbias; /* of the variance */
 };
 
 template <typename R>
@@ -49,7 +48,6 @@ __device__ inline running_state running_of(const fbni_cuda_features &a, int64_t 
         r.var = (double)((const R *)a.running_var)[j];
         r.momentum =
             a.flags & FBN_CUMULATIVE_AVERAGE ? fbni_cumulative_momentum(*a.count) : a.momentum;
-        r.unbias = fbni_running_var_of(1, a.batch, (a.flags & FBN_BIASED_RUNNING_VAR) != 0);
     }
     return r;
 }
@@ -58,7 +56,7 @@ template <typename R>
 __device__ inline void update_running(const fbni_cuda_features &a, int64_t j,
                                       const running_state &r, fbni_batch_stats batch)
 {
-    const double unbiased = batch.var * r.unbias;
+    const double unbiased = batch.var * a.unbias;
     if ((a.flags & FBN_SKIP_NONFINITE) && !(isfinite((R)batch.mean) && isfinite((R)unbiased)))
         return;
     ((R *)a.running_mean)[j] = (R)fbni_running_next(r.mean, batch.mean, r.momentum);
@@ -143,31 +141,39 @@ __device__ inline fbni_affine train_feature(const fbni_cuda_features &a, int64_t
 }
 
 /* Rows of the chunks: some have a group more than the others, and the last group, which is short,
- * is chunk 0's first. */
+ * is chunk 0's first. Worked out by the host: two divisions of integers and three of doubles are a
+ * large part of a kernel that merges chunks, and its instructions come from memory. */
 struct chunk_rows {
-    int more; /* chunks, the first ones */
-    double many, few, missing, by_many, by_few;
+    int chunks, more; /* of them, the first ones */
+    double first, many, few, all;
+    double by_first, by_many, by_few, by_all;
 
-    __device__ chunk_rows(const fbni_cuda_chunks &chunks)
-    {
-        const int64_t groups = chunks.groups / chunks.chunks;
-        more = (int)(chunks.groups - groups * chunks.chunks);
-        few = (double)(groups * chunks.group_rows);
-        many = few + (double)chunks.group_rows;
-        missing = (double)(chunks.groups * chunks.group_rows - chunks.rows);
-        by_many = 1 / many;
-        by_few = 1 / few;
-    }
     __device__ double of(int q) const
     {
-        const double rows = q < more ? many : few;
-        return q == 0 ? rows - missing : rows;
+        return q == 0 ? first : q < more ? many : few;
     }
     __device__ double mean(int q, double sum) const
     {
-        return q == 0 ? sum / of(0) : sum * (q < more ? by_many : by_few);
+        return sum * (q == 0 ? by_first : q < more ? by_many : by_few);
     }
 };
+
+__host__ __device__ inline chunk_rows chunk_rows_of(const fbni_cuda_chunks &c)
+{
+    const int64_t groups = c.groups / c.chunks;
+    chunk_rows r;
+    r.chunks = c.chunks;
+    r.more = (int)(c.groups - groups * c.chunks);
+    r.few = (double)(groups * c.group_rows);
+    r.many = r.few + (double)c.group_rows;
+    r.first = (r.more > 0 ? r.many : r.few) - (double)(c.groups * c.group_rows - c.rows);
+    r.all = (double)c.rows;
+    r.by_first = 1 / r.first;
+    r.by_many = 1 / r.many;
+    r.by_few = 1 / r.few;
+    r.by_all = 1 / r.all;
+    return r;
+}
 
 /* The moments of one chunk of a column, at p; power: none of three reals, part 3 of four. */
 struct chunk_moments {
@@ -175,10 +181,10 @@ struct chunk_moments {
 };
 
 template <typename R>
-__device__ inline chunk_moments load_chunk(const fbni_cuda_chunks &chunks, const R *p, int64_t O)
+__device__ inline chunk_moments load_chunk(const R *p, int64_t O, int reals)
 {
     chunk_moments m = {(double)p[0], (double)p[O], (double)p[2 * O]};
-    if (chunks.reals == 4) {
+    if (reals == 4) {
         const double unit = double_power_of_two((int)p[3 * O]);
         m.sum *= unit;
         m.m2 *= unit * unit;
@@ -195,6 +201,7 @@ __device__ inline chunk_moments load_chunk(const fbni_cuda_chunks &chunks, const
  * so that the difference is no less than about a part (those rows) / N of the sum: floats lose
  * nothing. */
 struct merged_chunks {
+    double mean; /* shift_0 */
     double sum, squares;
 
     __device__ void add(double n, double d, double m2)
@@ -202,14 +209,14 @@ struct merged_chunks {
         sum += n * d;
         squares += m2 + n * (d * d);
     }
-    __device__ double mean_low(double N) const
+    __device__ double mean_low(const chunk_rows &rows) const
     {
-        return sum / N;
+        return sum * rows.by_all;
     }
-    __device__ double var(double N) const
+    __device__ double var(const chunk_rows &rows) const
     {
-        const double m2 = squares - sum * mean_low(N);
-        return (m2 < 0 ? 0 : m2) / N; /* a NaN stays */
+        const double m2 = squares - sum * mean_low(rows);
+        return (m2 < 0 ? 0 : m2) * rows.by_all; /* a NaN stays */
     }
 };
 
@@ -225,70 +232,119 @@ __device__ inline void once(const fbni_cuda_features &a, bool frozen)
     }
 }
 
-/* ---- merging the tiles of the Hopper product, a feature a thread ---- */
+/* ---- merging the chunks of the Hopper product, a feature a thread ---- */
 
-/* Moments of MERGED tiles are on their way together. */
-constexpr int MERGED = 8;
+/* A feature of float, four reals a chunk; all but the chunks is had before they are there. */
+struct chunks_feature {
+    const fbni_cuda_features &a;
+    const chunk_rows &rows;
+    int64_t j;
+    fbni_feature parameters;
+    running_state running;
+    bool keeps;
 
-/* Feature j of four reals a tile. */
-__device__ inline trained train_of_tiles(const fbni_cuda_features &a, const float *partials,
-                                         int tiles, int tile_rows, int64_t j)
-{
-    const fbni_cuda_chunks chunks = {a.batch, tile_rows, tiles, tiles, 0, 4};
-    const chunk_rows rows(chunks);
-    const double mean = (double)partials[j], N = (double)a.batch;
-    merged_chunks merged = {};
+    /* keeps: what training keeps of it. */
+    __device__ chunks_feature(const fbni_cuda_features &a, const chunk_rows &rows, int64_t j,
+                              bool keeps)
+        : a(a), rows(rows), j(j), parameters(feature_of<float>(a.params, j)), running(),
+          keeps(keeps)
+    {
+        if (keeps)
+            running = running_of<float>(a, j);
+    }
+    /* Every step-th chunk; TOGETHER: as many as are on their way together. */
+    template <int TOGETHER>
+    __device__ merged_chunks merge(const float *partials, int first, int step) const
+    {
+        const float *from = partials + j + (int64_t)first * 4 * a.O;
+        merged_chunks merged = {(double)partials[j], 0, 0};
 
-    for (int first = 0; first < tiles; first += MERGED) {
-        float m[MERGED][4];
+        while (first < rows.chunks) {
+            float m[TOGETHER][4];
 #pragma unroll
-        for (int i = 0; i < MERGED; i++)
+            for (int i = 0; i < TOGETHER; i++) {
+                const float *p = from;
 #pragma unroll
-            for (int part = 0; part < 4; part++)
-                m[i][part] =
-                    first + i < tiles ? partials[((int64_t)(first + i) * 4 + part) * a.O + j] : 0;
+                for (int part = 0; part < 4; part++, p += a.O)
+                    m[i][part] = first + i * step < rows.chunks ? *p : 0;
+                from += (int64_t)step * 4 * a.O;
+            }
 #pragma unroll
-        for (int i = 0; i < MERGED; i++) {
-            if (first + i < tiles) {
-                const double unit = double_power_of_two((int)m[i][3]), n = rows.of(first + i);
-                const double d =
-                    ((double)m[i][0] - mean) + rows.mean(first + i, (double)m[i][1] * unit);
-                merged.add(n, d, (double)m[i][2] * (unit * unit));
+            for (int i = 0; i < TOGETHER; i++, first += step) {
+                if (first < rows.chunks) {
+                    const double unit = double_power_of_two((int)m[i][3]);
+                    const double d =
+                        ((double)m[i][0] - merged.mean) + rows.mean(first, (double)m[i][1] * unit);
+                    merged.add(rows.of(first), d, (double)m[i][2] * (unit * unit));
+                }
             }
         }
+        return merged;
     }
-    return train_of<float>(a, feature_of<float>(a.params, j), mean, merged.mean_low(N),
-                           merged.var(N));
-}
+    /* By all chunks. */
+    __device__ fbni_affine finish(const merged_chunks &merged) const
+    {
+        const trained of =
+            train_of<float>(a, parameters, merged.mean, merged.mean_low(rows), merged.var(rows));
 
-__device__ inline void keep_tiles_feature(const fbni_cuda_features &a, int64_t j, const trained &of)
-{
-    keep_feature<float>(a, j, running_of<float>(a, j), of);
-    if (j == 0)
-        once(a, false);
-}
+        if (keeps)
+            keep_feature<float>(a, j, running, of);
+        if (keeps && j == 0)
+            once(a, false);
+        return of.affine;
+    }
+    __device__ fbni_affine make(const float *partials) const
+    {
+        return finish(merge<8>(partials, 0, 1));
+    }
+};
 
 /* ---- merging the chunks of some features, which sit side by side in a block ---- */
 
-/* The sum of the lanes' values of a feature, in a fixed order; all lanes get it. */
-template <int LANES, int FEATURES>
-__device__ inline double sum_lanes(double value, double (&shared)[LANES][FEATURES])
+/* The sums of the lanes' values of a feature, in a fixed order; all lanes get them. */
+template <int COUNT, int LANES, int FEATURES>
+__device__ inline void sum_lanes(double (&values)[COUNT], double (&shared)[2][LANES][FEATURES])
 {
     constexpr int TOGETHER = 32 / FEATURES; /* lanes of a warp */
     const int x = (int)threadIdx.x, lane = (int)threadIdx.y;
-    double sum = 0;
+    static_assert(COUNT <= 2, "there is place for two");
 
+    __syncthreads(); /* the sums before have been read */
 #pragma unroll
-    for (int offset = FEATURES; offset < 32; offset *= 2)
-        value += __shfl_xor_sync(0xffffffffu, value, offset);
-    __syncthreads(); /* the sum before has been read */
-    if (lane % TOGETHER == 0)
-        shared[lane / TOGETHER][x] = value;
+    for (int k = 0; k < COUNT; k++) {
+#pragma unroll
+        for (int offset = FEATURES; offset < 32; offset *= 2)
+            values[k] += __shfl_xor_sync(0xffffffffu, values[k], offset);
+        if (lane % TOGETHER == 0)
+            shared[k][lane / TOGETHER][x] = values[k];
+    }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < LANES / TOGETHER; i++)
-        sum += shared[i][x];
-    return sum;
+    for (int k = 0; k < COUNT; k++) {
+        values[k] = 0;
+#pragma unroll
+        for (int i = 0; i < LANES / TOGETHER; i++)
+            values[k] += shared[k][i][x];
+    }
+}
+
+template <int LANES, int FEATURES>
+__device__ inline double sum_lanes(double value, double (&shared)[2][LANES][FEATURES])
+{
+    double values[1] = {value};
+
+    sum_lanes(values, shared);
+    return values[0];
+}
+
+template <int LANES, int FEATURES>
+__device__ inline void sum_lanes(merged_chunks &merged, double (&shared)[2][LANES][FEATURES])
+{
+    double values[2] = {merged.sum, merged.squares};
+
+    sum_lanes(values, shared);
+    merged.sum = values[0];
+    merged.squares = values[1];
 }
 
 } // namespace fbni

@@ -50,19 +50,19 @@ template <typename R>
 __global__ void __launch_bounds__(FEATURES *LANES)
     features_backward(fbni_cuda_feature_gradients a, int chunks, const R *partials)
 {
-    __shared__ double shared[LANES][FEATURES];
+    __shared__ double shared[2][LANES][FEATURES];
     const int64_t j = (int64_t)blockIdx.x * FEATURES + threadIdx.x;
     const R *from = partials + (j < a.O ? j : 0);
-    double G = 0, K = 0;
+    double sums[2] = {0, 0};
 
 #pragma unroll 4
     for (int q = (int)threadIdx.y; q < chunks; q += LANES) {
-        G += (double)from[(int64_t)q * 2 * a.O];
-        K += (double)from[((int64_t)q * 2 + 1) * a.O];
+        sums[0] += (double)from[(int64_t)q * 2 * a.O];
+        sums[1] += (double)from[((int64_t)q * 2 + 1) * a.O];
     }
-    G = sum_lanes(G, shared);
-    K = sum_lanes(K, shared);
+    sum_lanes(sums, shared);
     if (threadIdx.y == 0 && j < a.O) {
+        double G = sums[0], K = sums[1];
         const bool frozen = a.saved->frozen != 0;
         const fbni_feature f = feature_of<R>(a.params, j);
         fbni_norm norm = load_norm(a.norm, a.O, j);

@@ -17,8 +17,9 @@ using namespace fbni;
 /* The same moments from u itself, where `wanted`; all threads of the block take part. Rare, so
  * simple. */
 template <typename R, int FEATURES, int LANES>
-__device__ void moments_in_double(const fbni_cuda_features &a, int64_t j, double mean, bool wanted,
-                                  double (&shared)[LANES][FEATURES], double *mean_low, double *var)
+__device__ __noinline__ void moments_in_double(const fbni_cuda_features &a, int64_t j, double mean,
+                                               bool wanted, double (&shared)[2][LANES][FEATURES],
+                                               double *mean_low, double *var)
 {
     const R *u = (const R *)a.u + j;
     double sum = 0, squares = 0;
@@ -41,61 +42,59 @@ __device__ void moments_in_double(const fbni_cuda_features &a, int64_t j, double
 
 /* The variance from the chunks' moments about the mean. */
 template <typename R, int FEATURES, int LANES>
-__device__ inline double var_about(const fbni_cuda_chunks &chunks, const R *from, int64_t O,
-                                   double mean, double mean_low, double (&shared)[LANES][FEATURES])
+__device__ inline double var_about(const chunk_rows &rows, int reals, const R *from, int64_t O,
+                                   double mean, double mean_low,
+                                   double (&shared)[2][LANES][FEATURES])
 {
-    const chunk_rows rows(chunks);
     double squares = 0;
 
 #pragma unroll 4
-    for (int q = (int)threadIdx.y; q < chunks.chunks; q += LANES) {
-        const chunk_moments m = load_chunk(chunks, from + q * chunks.reals * O, O);
+    for (int q = (int)threadIdx.y; q < rows.chunks; q += LANES) {
+        const chunk_moments m = load_chunk(from + (int64_t)q * reals * O, O, reals);
         const double delta = ((m.shift - mean) + rows.mean(q, m.sum)) - mean_low;
         squares += m.m2 + rows.of(q) * (delta * delta);
     }
-    return sum_lanes(squares, shared) / (double)chunks.rows;
+    return sum_lanes(squares, shared) * rows.by_all;
 }
 
 template <typename R, int FEATURES, int LANES>
 __global__ void __launch_bounds__(FEATURES *LANES)
-    features_train(fbni_cuda_features a, fbni_cuda_chunks chunks, const R *partials)
+    features_train(const __grid_constant__ fbni_cuda_features a,
+                   const __grid_constant__ chunk_rows rows, int reals, const R *partials)
 {
-    __shared__ double shared[LANES][FEATURES];
+    __shared__ double shared[2][LANES][FEATURES];
     const int64_t j = a.first + (int64_t)blockIdx.x * FEATURES + threadIdx.x;
     const int lane = (int)threadIdx.y;
     const bool there = j < a.O;
     const R *from = partials + (there ? j : 0);
-    const chunk_rows rows(chunks);
     const bool keeps = lane == 0 && there;
-    merged_chunks merged = {};
     fbni_feature feature = {};
     running_state running = {};
 
     let_kernels_ahead();
     wait_for_kernels();
-    const double mean = (double)from[0], N = (double)chunks.rows;
+    merged_chunks merged = {(double)from[0], 0, 0};
     if (keeps) {
         feature = feature_of<R>(a.params, j);
         running = running_of<R>(a, j);
     }
 #pragma unroll 4
-    for (int q = lane; q < chunks.chunks; q += LANES) {
-        const chunk_moments m = load_chunk(chunks, from + q * chunks.reals * a.O, a.O);
-        merged.add(rows.of(q), (m.shift - mean) + rows.mean(q, m.sum), m.m2);
+    for (int q = lane; q < rows.chunks; q += LANES) {
+        const chunk_moments m = load_chunk(from + (int64_t)q * reals * a.O, a.O, reals);
+        merged.add(rows.of(q), (m.shift - merged.mean) + rows.mean(q, m.sum), m.m2);
     }
-    merged.sum = sum_lanes(merged.sum, shared);
-    merged.squares = sum_lanes(merged.squares, shared);
-    double mean_low = merged.mean_low(N), var = merged.var(N);
+    sum_lanes(merged, shared);
+    double mean_low = merged.mean_low(rows), var = merged.var(rows);
     if constexpr (!IS_SINGLE<R>) /* a difference may cost a double bits that it has */
-        var = var_about(chunks, from, a.O, mean, mean_low, shared);
+        var = var_about(rows, reals, from, a.O, merged.mean, mean_low, shared);
 
-    const bool beyond = there && chunks.reals == 3 && is_beyond<R>(mean_low, var);
+    const bool beyond = there && reals == 3 && is_beyond<R>(mean_low, var);
     if (__syncthreads_or(beyond))
-        moments_in_double<R, FEATURES, LANES>(a, there ? j : 0, mean, beyond, shared, &mean_low,
-                                              &var);
+        moments_in_double<R, FEATURES, LANES>(a, there ? j : 0, merged.mean, beyond, shared,
+                                              &mean_low, &var);
 
     if (keeps)
-        keep_feature<R>(a, j, running, train_of<R>(a, feature, mean, mean_low, var));
+        keep_feature<R>(a, j, running, train_of<R>(a, feature, merged.mean, mean_low, var));
     if (lane == 0 && j == 0)
         once(a, false);
 }
@@ -147,7 +146,8 @@ cudaError_t launch_train(const fbni_cuda_queue *queue, const fbni_cuda_features 
 {
     return launch_ahead(features_train<R, FEATURES, LANES>,
                         dim3((unsigned)ceil_div(features->O - features->first, FEATURES)),
-                        dim3(FEATURES, LANES), queue, 0, *features, *chunks, (const R *)partials);
+                        dim3(FEATURES, LANES), queue, 0, *features, chunk_rows_of(*chunks),
+                        chunks->reals, (const R *)partials);
 }
 
 /* Of 33 chunks 64 lanes have no use for the other half, and add them up all the same. */

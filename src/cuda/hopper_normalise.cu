@@ -62,17 +62,14 @@ struct packed_values {
 /* Of feature j in a tile. keep: its features have not been kept by another block. */
 template <bool FUSED>
 __device__ inline unpacking unpacking_of(const fbni_cuda_finish &a, const fbni_cuda_features &f,
-                                         int64_t tile, int64_t j, bool keep)
+                                         const chunk_rows &rows, int64_t tile, int64_t j, bool keep)
 {
     if (!FUSED)
         return unpacking(a, tile, j);
     const float *moments = a.packed.partials + (a.packed.tiles - 1 - tile) * 4 * a.O + j;
-    const trained of =
-        train_of_tiles(f, a.packed.partials, (int)a.packed.tiles, (int)a.packed.tile_rows, j);
-    if (keep)
-        keep_tiles_feature(f, j, of);
-    return unpacking(moments[0], (int)moments[3 * a.O] + 10, (float)of.affine.alpha,
-                     (float)of.affine.c, (float)of.affine.shift);
+    const fbni_affine of = chunks_feature(f, rows, j, keep).make(a.packed.partials);
+    return unpacking(moments[0], (int)moments[3 * a.O] + 10, (float)of.alpha, (float)of.c,
+                     (float)of.shift);
 }
 
 /* The coefficients of a tile, a feature a thread, and then those of the thread's columns. */
@@ -113,8 +110,8 @@ __device__ inline void load_rows(packed_values (&w)[ROWS], const columns<float, 
 template <typename T, fbn_activation ACT, bool WIDE, bool FUSED>
 __global__ void __launch_bounds__(BLOCK, blocks_of(ACT, FUSED))
     normalise_packed(const __grid_constant__ fbni_cuda_finish a,
-                     const __grid_constant__ fbni_cuda_features f, schedule order, int lanes,
-                     int share)
+                     const __grid_constant__ fbni_cuda_features f,
+                     const __grid_constant__ chunk_rows rows, schedule order, int lanes, int share)
 {
     const int step = BLOCK / lanes, lane = (int)threadIdx.x % lanes;
     const int parts = (int)a.packed.tile_rows / share;
@@ -133,7 +130,7 @@ __global__ void __launch_bounds__(BLOCK, blocks_of(ACT, FUSED))
     load_rows(w, cols, y, a.ldy, row, step, left);
     const bool keep = tile == 0 && (int)blockIdx.x % parts == 0;
     const coefficients<WIDE> by(cols, pair, lanes, a.O, [&](int64_t j) {
-        return unpacking_of<FUSED>(a, f, tile, j, keep);
+        return unpacking_of<FUSED>(a, f, rows, tile, j, keep);
     });
     for (; row < left; row += ROWS * step) {
         load_rows(next, cols, y, a.ldy, row + ROWS * step, step, left);
@@ -162,6 +159,8 @@ cudaError_t launch_activation(const fbni_cuda_queue *queue, const fbni_cuda_fini
     const int64_t units = (int64_t)(pairs - a.packed.pairs_done) * order.tiles; /* the last ones */
     const bool wide = is_wide(a.y, a.ldy, a.O, COUNT, 2);
     const fbni_cuda_features none = {};
+    const fbni_cuda_chunks tiles = {a.N, a.packed.tile_rows, a.packed.tiles, (int)a.packed.tiles, 0,
+                                    4};
     const int64_t wanted = (int64_t)queue->processors * (f ? 3 : 6) / 2; /* blocks */
     int share = (int)a.packed.tile_rows;
 
@@ -172,7 +171,7 @@ cudaError_t launch_activation(const fbni_cuda_queue *queue, const fbni_cuda_fini
                              : wide ? normalise_packed<T, ACT, true, false>
                                : normalise_packed<T, ACT, false, false>,
                         (unsigned)(units * (a.packed.tile_rows / share)), BLOCK, queue, 0, a,
-                        f ? *f : none, order, lanes, share);
+                        f ? *f : none, chunk_rows_of(tiles), order, lanes, share);
 }
 
 template <typename T>

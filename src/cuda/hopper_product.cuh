@@ -226,6 +226,7 @@ struct announcement {
     {
         if (FOLLOW && pair >= 0 && threadIdx.x % GROUP == 0) {
             store_finish();
+            copy_fence_all();
             count_up(done + pair);
         }
         pair = -1;

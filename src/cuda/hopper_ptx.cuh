@@ -219,6 +219,24 @@ __device__ inline void store_finish()
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
+/* Four bytes to shared memory, and likewise the groups of a thread's words. */
+__device__ inline void copy_word(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ inline void copy_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Until all but PENDING of this thread's groups are there. */
+template <int PENDING>
+__device__ inline void copy_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
 __device__ inline float4 load_shared(uint32_t from)
 {
     float4 v;
@@ -237,6 +255,14 @@ __device__ inline uint32_t load_shared<uint32_t>(uint32_t from)
 {
     uint32_t v;
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+    return v;
+}
+
+template <>
+__device__ inline float load_shared<float>(uint32_t from)
+{
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
     return v;
 }
 
@@ -291,13 +317,18 @@ __device__ inline void store_shared(uint32_t to, uint4 v)
 
 /* ---- from block to block by way of memory ---- */
 
+/* Before any kernel that counts it or waits for it. */
+__device__ inline void begin_count(unsigned *count)
+{
+    asm volatile("st.relaxed.gpu.global.u32 [%0], 0;\n"
+                 "fence.acq_rel.gpu;" ::"l"(count)
+                 : "memory");
+}
+
 /* One more; whoever sees it sees what this thread has written and seen. */
 __device__ inline void count_up(unsigned *count)
 {
-    asm volatile("fence.proxy.async;\n"
-                 "fence.acq_rel.gpu;\n"
-                 "red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(count)
-                 : "memory");
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory");
 }
 
 /* Until so many are counted. */
@@ -309,9 +340,14 @@ __device__ inline void wait_for_count(const unsigned *count, unsigned wanted)
         asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
         if (seen >= wanted)
             break;
-        __nanosleep(200);
+        __nanosleep(100);
     }
-    asm volatile("fence.proxy.async;" ::: "memory"); /* the copy engine comes after that too */
+}
+
+/* Between what the copy engine has to do with memory and what comes before or after by counts. */
+__device__ inline void copy_fence_all()
+{
+    asm volatile("fence.proxy.async;" ::: "memory");
 }
 
 /* ---- mma: d[16,8] += a[16,k] b[k,8], by a warp ---- */
