@@ -74,7 +74,7 @@ static void set_following(forward_job *job, bool packed)
     fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
 
     (void)fbni_cuda_is_hopper(job->product.row, &kind);
-    if (!fbni_hopper_can_follow(&job->finish, packed))
+    if (!fbni_hopper_can_stage(&job->finish, packed))
         return;
     job->product.following =
         fbni_hopper_following_of(job->context, kind, job->finish.N, desc->in_features,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The driver of the Hopper product (hopper_product.cuh, hopper_split.cu): its operands, their
- * memory and tensor maps, and the call.
+ * memory, and the call.
  */
 #include <string.h>
 
@@ -110,69 +110,7 @@ fbn_status fbni_hopper_allow(fbni_cuda_context *c, fbni_hopper_kind kind)
     return status;
 }
 
-/* ---- tensor maps ---- */
-
-/* [parts][rows][I] of entries of 2 bytes or, floats, of 4, in boxes of 128 bytes × box_rows × 1. */
-static CUresult map_entries(const fbni_cuda_context *c, CUtensorMap *map, const void *p, int64_t I,
-                            int64_t rows, int64_t ld, int parts, int box_rows, size_t size)
-{
-    const cuuint64_t dimensions[3] = {(cuuint64_t)I, (cuuint64_t)rows, (cuuint64_t)parts};
-    const cuuint64_t strides[2] = {(cuuint64_t)ld * size, (cuuint64_t)(ld * rows) * size};
-    const cuuint32_t box[3] = {(cuuint32_t)(128 / size), (cuuint32_t)box_rows, 1};
-    const cuuint32_t steps[3] = {1, 1, 1};
-
-    return c->encode_map(
-        map, size == 4 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16, 3,
-        (void *)(uintptr_t)p, dimensions, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-}
-
-static CUresult map_operand(const fbni_cuda_context *c, CUtensorMap *map, const void *p, int64_t I,
-                            int64_t rows, int64_t ld, int parts, int box_rows)
-{
-    return map_entries(c, map, p, I, rows, ld, parts, box_rows, 2);
-}
-
-/* [N, O] of u or y, in boxes of 128 bytes × fbni_hopper_piece. */
-static CUresult map_result(const fbni_cuda_context *c, fbn_dtype dtype, fbni_hopper_product *p,
-                           void *out)
-{
-    const size_t size = fbni_dtype_size(dtype);
-    const cuuint64_t dimensions[2] = {(cuuint64_t)p->O, (cuuint64_t)p->N};
-    const cuuint64_t strides[1] = {(cuuint64_t)p->ldout * size};
-    const cuuint32_t box[2] = {(cuuint32_t)(128 / size), (cuuint32_t)fbni_hopper_piece(p, size)};
-    const cuuint32_t steps[2] = {1, 1};
-
-    return c->encode_map(
-        &p->result, size == 4 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16, 2,
-        out, dimensions, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-}
-
-/* [N, O] of what is stored or of y, in boxes of a stage of those that follow. */
-static CUresult map_stage(const fbni_cuda_context *c, CUtensorMap *map, fbn_dtype dtype,
-                          const fbni_hopper_product *p, const void *matrix, int64_t ld)
-{
-    const size_t size = fbni_dtype_size(dtype);
-    const cuuint64_t dimensions[2] = {(cuuint64_t)p->O, (cuuint64_t)p->N};
-    const cuuint64_t strides[1] = {(cuuint64_t)ld * size};
-    const cuuint32_t box[2] = {FBNI_HOPPER_PAIR,
-                               (cuuint32_t)(FBNI_HOPPER_STAGE / (FBNI_HOPPER_PAIR * size))};
-    const cuuint32_t steps[2] = {1, 1};
-
-    return c->encode_map(
-        map, size == 4 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16, 2,
-        (void *)(uintptr_t)matrix, dimensions, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-}
-
-static bool is_mappable(const void *p, int64_t ld, size_t size)
-{
-    return (uintptr_t)p % 16 == 0 && (size_t)ld * size % 16 == 0;
-}
+/* ---- operands that the copy engine can read ---- */
 
 /* An operand as it is, or a copy where the copy engine cannot read it. */
 static fbn_status readable_operand(fbni_cuda_context *c, const fbni_hopper_source *s, int64_t I,
@@ -180,7 +118,7 @@ static fbn_status readable_operand(fbni_cuda_context *c, const fbni_hopper_sourc
 {
     *p = s->p;
     *ld = s->ld;
-    if (s->p && is_mappable(s->p, s->ld, size))
+    if (s->p && fbni_hopper_is_mappable(s->p, s->ld, size))
         return FBN_OK;
     *p = s->memory;
     *ld = fbni_hopper_stride(I);
@@ -201,8 +139,9 @@ static fbn_status map_halves(fbni_cuda_context *c, const fbni_hopper_call *call,
         status = readable_operand(c, &call->w, call->I, 2, &w, &ldw);
     if (status != FBN_OK)
         return status;
-    if (map_operand(c, &p->x, x, call->I, call->N, ldx, 1, p->columns / FBNI_HOPPER_CLUSTER) ||
-        map_operand(c, &p->w, w, call->I, call->O, ldw, 1, FBNI_HOPPER_FEATURES))
+    if (fbni_hopper_map_operand(c, &p->x, x, call->I, call->N, ldx, 1,
+                                p->columns / FBNI_HOPPER_CLUSTER) ||
+        fbni_hopper_map_operand(c, &p->w, w, call->I, call->O, ldw, 1, FBNI_HOPPER_FEATURES))
         return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused an operand");
     p->w_rescue = p->w;
     return FBN_OK;
@@ -216,10 +155,12 @@ static fbn_status map_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *
     const int64_t I = call->I, ld = fbni_hopper_stride(I);
     const fbni_hopper_operand *x = &call->x, *w = &call->w;
 
-    if (map_operand(c, &p->x, x->parts, I, x->rows, ld, parts, p->columns / FBNI_HOPPER_CLUSTER) ||
-        map_operand(c, &p->w, w->parts, I, w->rows, ld, kind == FBNI_HOPPER_FP32 ? 2 : 1,
-                    FBNI_HOPPER_FEATURES) ||
-        map_operand(c, &p->w_rescue, w->rescue, I, w->rows, ld, w_parts, FBNI_HOPPER_FEATURES))
+    if (fbni_hopper_map_operand(c, &p->x, x->parts, I, x->rows, ld, parts,
+                                p->columns / FBNI_HOPPER_CLUSTER) ||
+        fbni_hopper_map_operand(c, &p->w, w->parts, I, w->rows, ld,
+                                kind == FBNI_HOPPER_FP32 ? 2 : 1, FBNI_HOPPER_FEATURES) ||
+        fbni_hopper_map_operand(c, &p->w_rescue, w->rescue, I, w->rows, ld, w_parts,
+                                FBNI_HOPPER_FEATURES))
         return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused an operand");
     p->x_exponents = x->exponents;
     p->w_exponents = w->exponents;
@@ -263,12 +204,12 @@ static fbn_status map_floats(fbni_cuda_context *c, const fbni_hopper_call *call,
     return status == FBN_OK ? map_split(c, &split, call->kind, p) : status;
 }
 
-bool fbni_hopper_can_follow(const fbni_cuda_finish *f, bool packed)
+bool fbni_hopper_can_stage(const fbni_cuda_finish *f, bool packed)
 {
     const size_t size = fbni_dtype_size(f->dtype);
 
-    return is_mappable(f->y, f->ldy, size) &&
-           (packed || (size == sizeof(float) && is_mappable(f->u, f->ldu, size)));
+    return fbni_hopper_is_mappable(f->y, f->ldy, size) &&
+           (packed || (size == sizeof(float) && fbni_hopper_is_mappable(f->u, f->ldu, size)));
 }
 
 /* What follows: from where to where, and what y is made by. */
@@ -284,9 +225,9 @@ static fbn_status set_follow(fbni_cuda_context *c, const fbni_hopper_call *call,
     p->follow.done = f->done;
     p->follow.features = *f->features;
     p->finish = *finish;
-    if (map_stage(c, &p->follow.to, finish->dtype, p, finish->y, finish->ldy) ||
-        map_stage(c, &p->follow.from, finish->dtype, p, call->packed ? finish->y : finish->u,
-                  call->packed ? finish->ldy : finish->ldu))
+    if (fbni_hopper_map_stage(c, &p->follow.to, finish, finish->y, finish->ldy) ||
+        fbni_hopper_map_stage(c, &p->follow.from, finish, call->packed ? finish->y : finish->u,
+                              call->packed ? finish->ldy : finish->ldu))
         return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused y");
     return FBN_OK;
 }
@@ -296,8 +237,8 @@ static fbn_status multiply(fbni_cuda_context *c, fbni_hopper_product *p, fbn_dty
                            int64_t ldout)
 {
     p->ldout = ldout;
-    if (!is_mappable(out, ldout, fbni_dtype_size(dtype)) ||
-        map_result(c, dtype, p, out) != CUDA_SUCCESS)
+    if (!fbni_hopper_is_mappable(out, ldout, fbni_dtype_size(dtype)) ||
+        fbni_hopper_map_result(c, dtype, p, out) != CUDA_SUCCESS)
         p->out = out;
     return fbni_cuda_check(c->host, fbni_hopper_multiply(&c->queue, p), "hopper_product");
 }
@@ -362,12 +303,14 @@ static fbn_status map_direct(fbni_cuda_context *c, const fbni_hopper_split *spli
 {
     const fbni_hopper_operand *x = &split->operand[0], *of = &split->operand[1];
     const int64_t ld = split->ld;
-    CUresult refused = map_operand(c, &p->x, x->parts, ld, x->rows, ld, 1, p->columns / 2);
+    CUresult refused =
+        fbni_hopper_map_operand(c, &p->x, x->parts, ld, x->rows, ld, 1, p->columns / 2);
 
     if (!refused)
-        refused = w ? map_entries(c, &p->w, w, split->I, of->rows, ldw, 1, FBNI_HOPPER_FEATURES / 2,
-                                  sizeof(float))
-                    : map_operand(c, &p->w, of->parts, ld, of->rows, ld, 1, FBNI_HOPPER_FEATURES);
+        refused = w ? fbni_hopper_map_entries(c, &p->w, w, split->I, of->rows, ldw, 1,
+                                              FBNI_HOPPER_FEATURES / 2, sizeof(float))
+                    : fbni_hopper_map_operand(c, &p->w, of->parts, ld, of->rows, ld, 1,
+                                              FBNI_HOPPER_FEATURES);
     if (refused)
         return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused an operand");
     p->w_rescue = p->w;
@@ -490,7 +433,7 @@ void fbni_hopper_count_clusters(fbni_cuda_context *c)
     c->direct_clusters = 0;
 }
 
-bool fbni_hopper_can_follow(const fbni_cuda_finish *f, bool packed)
+bool fbni_hopper_can_stage(const fbni_cuda_finish *f, bool packed)
 {
     (void)f, (void)packed;
     return false;

@@ -42,8 +42,9 @@ fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_ho
 fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
                                              fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O,
                                              bool eager);
-/* Whether the copy engine can do that: finish says where u (unless packed) and y are. */
-bool fbni_hopper_can_follow(const fbni_cuda_finish *finish, bool packed);
+/* Whether the copy engine can bring what is stored, and take y: finish says where u (unless packed)
+ * and y are. */
+bool fbni_hopper_can_stage(const fbni_cuda_finish *finish, bool packed);
 /* The chunks of column moments that the features are made of: the tiles, or, where there are some,
  * the holders. */
 fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N);
@@ -112,6 +113,24 @@ fbn_status fbni_hopper_call_parts(fbni_cuda_context *context, const fbni_hopper_
 /* Both kinds of parts of an operand, for good. */
 fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *context, fbni_hopper_kind kind, int64_t I,
                                        const fbni_hopper_source *source);
+
+/* ---- tensor maps (cuda_hopper_maps.c) ---- */
+
+/* Whether a map can have a matrix: where it begins, and from one row to the next. */
+bool fbni_hopper_is_mappable(const void *p, int64_t ld, size_t size);
+/* An operand's parts [parts][rows][I] of 16 bits, or entries of `size` bytes, in boxes of 128 bytes ×
+ * box_rows × 1. */
+CUresult fbni_hopper_map_operand(const fbni_cuda_context *context, CUtensorMap *map, const void *p,
+                                 int64_t I, int64_t rows, int64_t ld, int parts, int box_rows);
+CUresult fbni_hopper_map_entries(const fbni_cuda_context *context, CUtensorMap *map, const void *p,
+                                 int64_t I, int64_t rows, int64_t ld, int parts, int box_rows,
+                                 size_t size);
+/* product->result: [N, O] at `out`. */
+CUresult fbni_hopper_map_result(const fbni_cuda_context *context, fbn_dtype dtype,
+                                fbni_hopper_product *product, void *out);
+/* [N, O] of what is stored or of y, in boxes of a stage (hopper_stages.cuh). */
+CUresult fbni_hopper_map_stage(const fbni_cuda_context *context, CUtensorMap *map,
+                               const fbni_cuda_finish *finish, const void *matrix, int64_t ld);
 
 /* ---- the backward's products (cuda_hopper_backward.c) ---- */
 
