@@ -54,6 +54,7 @@ static const shape held_shapes[] = {
     {8704, 512, 264, FBN_ACT_NONE},
     {8811, 136, 264, FBN_ACT_GELU},
     {8650, 72, 500, FBN_ACT_SILU},
+    {4500, 72, 1032, FBN_ACT_RELU},
 };
 enum { HELD_SHAPES = sizeof held_shapes / sizeof *held_shapes };
 
@@ -176,11 +177,12 @@ static void add_packed(const kernel_row *row)
 /* The same by blocks that hold W, where the batch is long: on 66 pairs of multiprocessors. */
 static void add_held(const kernel_row *row)
 {
-    for (int k = 0; k < 2 * INPUT_KINDS; k++) {
+    for (int k = 0; k < 4 * INPUT_KINDS; k++) {
         test_case c = half_case(row, k);
         c.n = 8500, c.i = 3;
-        c.o = k / 2 % 2 ? 264 : 259;
-        c.input = (input_kind)(k / 2);
+        c.o = k / 2 % 2 ? 264 : 259; /* y that the copy engine can reach, and not */
+        c.input = (input_kind)(k / 4);
+        c.activation = (fbn_activation)(k / 2 % 4);
         table_add(&packed, &c);
     }
 }

@@ -6,7 +6,8 @@
  *               product u = x W^T
  *               train_slab (one launch), or column moments (unless the product took them in its
  *               epilogue), features and normalise; a Hopper product of a half type leaves u packed
- *               in y, where nobody else wants it (hopper_moments.cuh)
+ *               in y, where nobody else wants it (hopper_moments.cuh), and what comes after may
+ *               begin before it ends (hopper_follow.cuh, hopper_held_finish.cu)
  *               softmax, where the activation is over rows
  *   inference:  features with frozen statistics, product, normalise or softmax
  *
@@ -25,7 +26,7 @@ typedef struct forward_job {
     fbni_cuda_features features;
     fbni_cuda_finish finish;
     void *partials;
-    unsigned *done; /* for what follows behind the product */
+    unsigned *done; /* for what begins before the product ends */
 } forward_job;
 
 fbn_status fbni_cuda_finish_rows(fbni_cuda_context *context, const fbni_cuda_finish *finish,
@@ -84,32 +85,56 @@ static void set_following(forward_job *job, bool packed)
     job->product.following.finish = &job->finish;
 }
 
-/* The product took the moments of each tile. */
-static fbn_status train_epilogue(forward_job *job)
+static fbni_hopper_tiles tiles_of(const forward_job *job)
 {
     const fbn_layer_desc *desc = &job->layer->desc;
     fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
-    fbni_hopper_tiles tiles;
-    fbni_cuda_chunks chunks;
-    fbn_status status;
 
     (void)fbni_cuda_is_hopper(job->product.row, &kind);
-    tiles =
-        fbni_hopper_tiles_of(job->context, kind, job->finish.N, desc->in_features, job->finish.O);
-    chunks = fbni_hopper_chunks_of(&tiles, job->finish.N);
+    return fbni_hopper_tiles_of(job->context, kind, job->finish.N, desc->in_features,
+                                desc->out_features);
+}
+
+/* The same of each cluster, and counts when it is done. */
+static fbn_status train_held(const forward_job *job, const fbni_hopper_tiles *tiles,
+                             const fbni_cuda_chunks *chunks, const float *moments)
+{
+    fbni_hopper_held_finish f = {
+        .finish = job->finish,
+        .pairs = tiles->clusters / tiles->holders,
+        .holders = tiles->holders,
+        .done = job->product.done,
+        .made = job->product.done + tiles->clusters,
+        .features = job->features,
+        .chunks = *chunks,
+        .moments = moments,
+    };
+
+    return fbni_hopper_finish_holders(job->context, &f);
+}
+
+/* The product took the moments of each tile. */
+static fbn_status train_epilogue(forward_job *job)
+{
+    const fbni_hopper_tiles tiles = tiles_of(job);
+    const fbni_cuda_chunks chunks = fbni_hopper_chunks_of(&tiles, job->finish.N);
+    const float *moments = fbni_hopper_merged(&tiles, job->finish.O, job->partials);
+    fbn_status status;
+
     job->features.first = (int64_t)job->product.following.pairs * FBNI_HOPPER_PAIR;
     if (job->product.packed)
         job->finish.packed = (fbni_cuda_packed){job->partials, tiles.columns, tiles.count,
                                                 tiles.band, job->product.following.pairs};
     else
         leave_out(&job->finish, job->features.first);
+    if (job->product.done)
+        return train_held(job, &tiles, &chunks, moments);
     if (job->product.packed && tiles.count <= FBNI_HOPPER_FEW && tiles.holders == 0)
         return fbni_hopper_finish(job->context, &job->finish, &job->features);
-    status = fbni_cuda_check(
-        job->context->host,
-        fbni_cuda_features_train(&job->context->queue, job->is_double, &job->features, &chunks,
-                                 fbni_hopper_merged(&tiles, desc->out_features, job->partials)),
-        "features_train");
+    status = fbni_cuda_check(job->context->host,
+                             fbni_cuda_features_train(&job->context->queue, job->is_double,
+                                                      &job->features, &chunks, moments),
+                             "features_train");
     if (status != FBN_OK)
         return status;
     return fbni_cuda_finish_rows(job->context, &job->finish,
@@ -153,8 +178,8 @@ static fbn_status run_training(forward_job *job)
         job->context, &job->layer->desc, &job->layer->choice, job->product.row, job->finish.N);
     fbn_status status = FBN_OK;
 
-    job->features.unbias = fbni_running_var_of(
-        1, job->finish.N, (job->features.flags & FBN_BIASED_RUNNING_VAR) != 0);
+    job->features.unbias =
+        fbni_running_var_of(1, job->finish.N, (job->features.flags & FBN_BIASED_RUNNING_VAR) != 0);
     const bool followed = train == FBNI_CUDA_TRAIN_FOLLOWED;
     if (followed)
         train = fbni_is_half(job->finish.dtype) ? FBNI_CUDA_TRAIN_PACKED : FBNI_CUDA_TRAIN_EPILOGUE;
@@ -168,6 +193,9 @@ static fbn_status run_training(forward_job *job)
         job->product.finish = &job->finish;
         job->product.packed = true;
     }
+    if (job->product.packed && tiles_of(job).holders > 0 &&
+        fbni_hopper_can_stage(&job->finish, true))
+        job->product.done = job->done;
     if (count && (job->features.flags & FBN_CUMULATIVE_AVERAGE))
         status = fbni_cuda_check(job->context->host,
                                  fbni_cuda_count_batch(&job->context->queue, count), "count_batch");

@@ -105,6 +105,8 @@ fbn_status fbni_hopper_allow(fbni_cuda_context *c, fbni_hopper_kind kind)
                                                                    : FBNI_HOPPER_TF32);
     if (error == cudaSuccess)
         error = fbni_hopper_allow_split();
+    if (error == cudaSuccess)
+        error = fbni_hopper_allow_held_finish();
     status = fbni_cuda_check(c->host, error, "the shared memory of the Hopper kernels");
     fbni_cuda_leave(c);
     return status;
@@ -278,6 +280,7 @@ static fbni_hopper_product product_of(const fbni_hopper_call *call, fbni_hopper_
 
     if (tiles->holders > 0 && call->partials) {
         p.merged = fbni_hopper_merged(tiles, call->O, call->partials);
+        p.held = call->done;
         if (!call->packed)
             p.partials = NULL; /* nobody needs those of a tile */
     }
@@ -426,7 +429,20 @@ fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *fini
                            "hopper_normalise");
 }
 
+fbn_status fbni_hopper_finish_holders(fbni_cuda_context *c, fbni_hopper_held_finish *f)
+{
+    if (fbni_hopper_map_stage(c, &f->map, &f->finish, f->finish.y, f->finish.ldy))
+        return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused y");
+    return fbni_cuda_check(c->host, fbni_hopper_finish_held(&c->queue, f), "hopper_held_finish");
+}
+
 #else
+
+fbn_status fbni_hopper_finish_holders(fbni_cuda_context *c, fbni_hopper_held_finish *f)
+{
+    (void)f;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
 
 void fbni_hopper_count_clusters(fbni_cuda_context *c)
 {

@@ -50,6 +50,9 @@ bool fbni_hopper_can_stage(const fbni_cuda_finish *finish, bool packed);
 fbni_cuda_chunks fbni_hopper_chunks_of(const fbni_hopper_tiles *tiles, int64_t N);
 /* Where they begin in `partials`: those of the holders are behind those of the tiles. */
 float *fbni_hopper_merged(const fbni_hopper_tiles *tiles, int64_t O, float *partials);
+/* Counts of what is done, of any product: fbni_hopper_follow.done, or those of
+ * fbni_hopper_held_finish. */
+size_t fbni_hopper_counts(const fbni_cuda_context *context, int64_t O);
 /* The most chunks, of tiles and holders together, of any batch of at most N rows. */
 int64_t fbni_hopper_most_chunks(const fbni_cuda_context *context, int64_t N);
 
@@ -87,6 +90,7 @@ typedef struct fbni_hopper_call {
     const fbni_cuda_finish *finish; /* its affine is there, and y is written, not u; or NULL */
     bool packed;                    /* no affine yet: u is written in y's place, packed */
     fbni_cuda_following following;
+    unsigned *done; /* packed: fbni_hopper_product.held, or NULL */
 } fbni_hopper_call;
 
 /* context->direct_clusters, when a context is created. */
@@ -100,6 +104,9 @@ fbn_status fbni_hopper_call_product(fbni_cuda_context *context, const fbni_hoppe
 /* y from u that a product has packed in its place; features as for fbni_hopper_normalise. */
 fbn_status fbni_hopper_finish(fbni_cuda_context *context, const fbni_cuda_finish *finish,
                               const fbni_cuda_features *features);
+/* Features, and y from u that a product with holders has packed in its place, where
+ * fbni_hopper_can_stage; the map is set here. */
+fbn_status fbni_hopper_finish_holders(fbni_cuda_context *context, fbni_hopper_held_finish *finish);
 /* The product of operands whose parts are there, of the float kinds. */
 typedef struct fbni_hopper_parts_call {
     fbni_hopper_kind kind;

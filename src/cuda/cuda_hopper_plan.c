@@ -276,3 +276,9 @@ int64_t fbni_hopper_most_chunks(const fbni_cuda_context *context, int64_t N)
 {
     return N / 128 + 1 + context->queue.processors / FBNI_HOPPER_CLUSTER; /* of the narrowest */
 }
+
+size_t fbni_hopper_counts(const fbni_cuda_context *context, int64_t O)
+{
+    return (size_t)(O / FBNI_HOPPER_HELD_FEATURES + 1 +
+                    context->queue.processors / FBNI_HOPPER_CLUSTER);
+}

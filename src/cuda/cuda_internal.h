@@ -137,7 +137,7 @@ typedef struct fbni_cuda_workspace {
                         copies of W */
     size_t du;       /* Hopper: du in parts, either way */
     size_t control;  /* fbni_hopper_control */
-    size_t done;     /* Hopper: fbni_hopper_follow.done, for every pair */
+    size_t done;     /* Hopper: fbni_hopper_counts */
     size_t total;
 } fbni_cuda_workspace;
 
@@ -285,6 +285,7 @@ typedef struct fbni_forward_product {
     const fbni_cuda_finish *finish; /* Hopper: y is written instead of u; or NULL */
     bool packed;                    /* u, packed, in its place; partials are there */
     fbni_cuda_following following;  /* Hopper */
+    unsigned *done;                 /* Hopper, packed: fbni_hopper_product.held, or NULL */
 } fbni_forward_product;
 fbn_status fbni_cuda_forward_product(fbni_cuda_context *context, const fbni_forward_product *f);
 

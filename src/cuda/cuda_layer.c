@@ -88,7 +88,8 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     w.weights = fbni_place(&w.total, weights);
     w.du = fbni_place(&w.total, du);
     w.control = fbni_place(&w.total, sizeof(fbni_hopper_control));
-    w.done = fbni_place(&w.total, (O / FBNI_HOPPER_PAIR + 1) * sizeof(unsigned));
+    w.done =
+        fbni_place(&w.total, fbni_hopper_counts(context, desc->out_features) * sizeof(unsigned));
     return w;
 }
 

@@ -85,6 +85,7 @@ static fbn_status hopper_product(fbni_cuda_context *context, fbni_hopper_kind ki
         .finish = f->finish,
         .packed = f->packed,
         .following = f->following,
+        .done = f->done,
     };
     return fbni_hopper_call_product(context, &call);
 }

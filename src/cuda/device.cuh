@@ -373,7 +373,8 @@ __device__ inline void let_kernels_ahead()
 /* Its blocks may be started before the kernel before is done: the kernel waits itself
  * (wait_for_kernels), every one, and before that touches nothing that a kernel still running may
  * write or read. So whoever has waited for one kernel has waited for all before it, even where that
- * one lets others ahead before it has waited. (hopper_sample reads W before: the split, launched
+ * one lets others ahead before it has waited. (Those of hopper_held_finish.cu wait at their end; what
+ * they need before, they know by counts. hopper_sample reads W before: the split, launched
  * before it, is no such kernel, and has waited for whoever wrote W.) */
 template <typename... PARAMS, typename... ARGS>
 inline cudaError_t launch_ahead(void (*kernel)(PARAMS...), dim3 grid, dim3 block,

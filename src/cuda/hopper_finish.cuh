@@ -30,6 +30,7 @@ struct product_arguments {
     bool beside;  /* the kernel before is not waited for until the end */
     int holders;  /* fbni_hopper_product.holders, merged */
     float *merged;
+    unsigned *held;         /* fbni_hopper_product.held */
     unsigned *columns_of_w; /* fbni_hopper_product.columns_of_w */
     int64_t columns;        /* of them: I */
 };

@@ -221,6 +221,8 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     cluster_arrive_relaxed();
     cluster_wait();
     wait_for_kernels();
+    if (a.held && threadIdx.x == 0 && cluster_rank() == 0)
+        begin_count(s.done(a));
     let_kernels_ahead();
     if (a.stored == FBNI_HOPPER_PACKED)
         run<T, TYPE, FBNI_HOPPER_PACKED>(r, s, a, o, &w, &x, &out);

@@ -36,6 +36,11 @@ struct share {
         pair = cluster % a.pairs;
         first = cluster / a.pairs;
     }
+    /* What says that the cluster is done. */
+    __device__ unsigned *done(const product_arguments &a) const
+    {
+        return a.held + pair * a.holders + first;
+    }
     __device__ int feature() const /* the block's first */
     {
         return (pair * CLUSTER + (int)cluster_rank()) * TILE_FEATURES;
@@ -268,6 +273,15 @@ __device__ inline void store_pieces(const product_arguments &a, const share &s,
     for (int i = 0; i < MINE; i++, to += 32)
         if (feature + lane + 32 * i < a.O)
             merged[i].store(to, a.O, rows);
+    if (a.held) {
+        if (lane == 0)
+            store_finish();
+        __syncwarp();
+        if (lane == 0) {
+            copy_fence_all();
+            count_up(s.done(a));
+        }
+    }
 }
 
 /* ---- finishing a tile ---- */

@@ -91,6 +91,8 @@ typedef struct fbni_hopper_product {
     /* With holders: moments likewise, but of each cluster's tiles together, `holders` chunks; then
      * partials has parts 0 and 3 alone, and of FBNI_HOPPER_PACKED alone. */
     float *merged;
+    unsigned
+        *held; /* pairs × holders: what of each is done, counted; any contents before; or NULL */
     fbni_hopper_follow follow;
 } fbni_hopper_product;
 
@@ -115,6 +117,27 @@ int fbni_hopper_may_follow(fbni_hopper_kind kind, int columns);
 enum { FBNI_HOPPER_FEW = 8 };
 cudaError_t fbni_hopper_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish *finish,
                                   const fbni_cuda_features *features);
+
+/* hopper_held_finish.cu -- the same behind a product with holders, and the features before: both may
+ * begin while the product still runs. */
+enum {
+    FBNI_HOPPER_HELD_DONE = 2 * FBNI_HOPPER_CLUSTER, /* what a cluster counts when it is done */
+    FBNI_HOPPER_HELD_FEATURES = 32                   /* that a block makes */
+};
+typedef struct fbni_hopper_held_finish {
+    fbni_cuda_finish finish;
+    CUtensorMap map; /* of y, as those of fbni_hopper_follow */
+    int pairs, holders;
+    const unsigned *done; /* fbni_hopper_product.held */
+    unsigned *made;       /* likewise, of FBNI_HOPPER_HELD_FEATURES features each */
+    fbni_cuda_features features;
+    fbni_cuda_chunks chunks;
+    const float *moments; /* fbni_hopper_product.merged */
+} fbni_hopper_held_finish;
+/* Once for each device, before the first launch. */
+cudaError_t fbni_hopper_allow_held_finish(void);
+cudaError_t fbni_hopper_finish_held(const fbni_cuda_queue *queue,
+                                    const fbni_hopper_held_finish *finish);
 
 /* ---- whether f16 will do (hopper_judge.cu) ---- */
 

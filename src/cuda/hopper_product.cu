@@ -87,6 +87,7 @@ cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper
     a.partials = p->partials;
     a.holders = p->holders;
     a.merged = p->merged;
+    a.held = p->held;
     a.stored = p->stored;
     a.finish = p->finish;
     a.clusters = p->clusters;
