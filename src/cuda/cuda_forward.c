@@ -95,7 +95,7 @@ static fbni_hopper_tiles tiles_of(const forward_job *job)
                                 desc->out_features);
 }
 
-/* The same of each cluster, and counts when it is done. */
+/* The product took the moments of each cluster's tiles, and counts when it is done. */
 static fbn_status train_held(const forward_job *job, const fbni_hopper_tiles *tiles,
                              const fbni_cuda_chunks *chunks, const float *moments)
 {

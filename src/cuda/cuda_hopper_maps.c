@@ -13,7 +13,7 @@ typedef struct boxed {
     size_t size;
     int width, height;
     bool swizzled; /* by 128 bytes, which width is then */
-    bool read;     /* and not just written */
+    bool promoted; /* loads bring 256 bytes to the L2 cache */
 } boxed;
 
 static CUresult encode(const fbni_cuda_context *c, CUtensorMap *map, const boxed *b)
@@ -30,7 +30,7 @@ static CUresult encode(const fbni_cuda_context *c, CUtensorMap *map, const boxed
         b->parts > 0 ? 3 : 2, (void *)(uintptr_t)b->p, dimensions, strides, box, steps,
         CU_TENSOR_MAP_INTERLEAVE_NONE,
         b->swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
-        b->read ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE,
+        b->promoted ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE,
         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
@@ -62,7 +62,8 @@ CUresult fbni_hopper_map_result(const fbni_cuda_context *c, fbn_dtype dtype, fbn
     return encode(c, &p->result, &b);
 }
 
-/* [N, O] of what is stored or of y, in boxes of a stage (hopper_stages.cuh). */
+/* [N, O] of what is stored or of y, in boxes of a stage (hopper_stages.cuh): whole lines, which are
+ * faster as they are (bench/results/h200-hopper.txt, part 14). */
 CUresult fbni_hopper_map_stage(const fbni_cuda_context *c, CUtensorMap *map,
                                const fbni_cuda_finish *f, const void *matrix, int64_t ld)
 {

@@ -141,8 +141,8 @@ __device__ inline fbni_affine train_feature(const fbni_cuda_features &a, int64_t
 }
 
 /* Rows of the chunks: some have a group more than the others, and the last group, which is short,
- * is chunk 0's first. Worked out by the host: two divisions of integers and three of doubles are a
- * large part of a kernel that merges chunks, and its instructions come from memory. */
+ * is chunk 0's first. Worked out by the host where it can: the divisions are a large part of a kernel
+ * that merges chunks, and its instructions come from memory. */
 struct chunk_rows {
     int chunks, more; /* of them, the first ones */
     double first, many, few, all;

@@ -19,8 +19,9 @@
  * few sets of them are left to merge.
  *
  * 65536 x 512 -> 512 bf16 on an H200, us: packed u 63, y 59 where it is launched alone, and its start
- * counts (floor: 32 for the bytes, 38 for the products); the whole layer 102 in training and 56 in
- * inference, where the product that does not hold W made them 108 and 63. Two tiles side by side take 5,000 cycles, 4,096 of them products: what
+ * counts (floor: 32 for the bytes, 38 for the products); the whole layer 97 in training, with what
+ * begins before it ends (hopper_held_finish.cu), and 56 in inference, where the product that does not
+ * hold W made them 108 and 63. Two tiles side by side take 5,000 cycles, 4,096 of them products: what
  * the other warpgroup issues costs the tensor cores as many cycles. The versions are in
  * bench/results/h200-hopper.txt, part 13.
  */
@@ -165,6 +166,8 @@ struct layout {
 };
 static_assert(layout::BYTES <= SHARED_MOST, "all of it fits");
 
+constexpr int IDLE_WARP = 3;
+
 /* The thread's warpgroup of the two that multiply; or, of warps 1 and 2, the one that they store
  * for: 0 and 1. Warps 0, which loads, and 3 have none: -1 and 2. */
 __device__ inline int group_of()
@@ -221,9 +224,12 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     cluster_arrive_relaxed();
     cluster_wait();
     wait_for_kernels();
-    if (a.held && threadIdx.x == 0 && cluster_rank() == 0)
-        begin_count(s.done(a));
-    let_kernels_ahead();
+    if (threadIdx.x / 32 == IDLE_WARP) {
+        if (a.held && threadIdx.x % 32 == 0 && cluster_rank() == 0)
+            begin_count(s.done(a));
+        __syncwarp();
+        let_kernels_ahead(); /* the first thread to say so speaks for the block */
+    }
     if (a.stored == FBNI_HOPPER_PACKED)
         run<T, TYPE, FBNI_HOPPER_PACKED>(r, s, a, o, &w, &x, &out);
     else if (a.stored == FBNI_HOPPER_Y)

@@ -97,8 +97,7 @@ struct finish_walk {
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS, 1)
-    finish_held(const __grid_constant__ CUtensorMap map,
-                const __grid_constant__ fbni_hopper_held_finish a)
+    finish_held(const __grid_constant__ fbni_hopper_held_finish a)
 {
     extern __shared__ char dynamic[];
     const uint32_t base = aligned_address(dynamic);
@@ -109,14 +108,14 @@ __global__ void __launch_bounds__(THREADS, 1)
     };
 
     if (threadIdx.x == 0) {
-        prefetch_map(&map);
+        prefetch_map(&a.map);
         init_stages(base);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
         wait_stored();
         copy_fence_all();
-        carry_stages(base, walk, &map, &map, [](const finish_walk &) {});
+        carry_stages(base, walk, &a.map, &a.map, [](const finish_walk &) {});
     } else if (t >= 0) {
         const auto stored = [&](int) {
             if (t == 0)
@@ -146,7 +145,7 @@ cudaError_t launch_finish(const fbni_cuda_queue *queue, const fbni_hopper_held_f
     if (error != cudaSuccess)
         return error;
     return launch_ahead(finish_held<T>, (unsigned)(f->pairs * f->holders * PARTS), THREADS, queue,
-                        SHARED_BYTES, f->map, *f);
+                        SHARED_BYTES, *f);
 }
 
 template <typename T>

@@ -317,7 +317,8 @@ __device__ inline void store_shared(uint32_t to, uint4 v)
 
 /* ---- from block to block by way of memory ---- */
 
-/* Before any kernel that counts it or waits for it. */
+/* Before the block lets kernels ahead that wait for it, and before it is counted: a barrier lies
+ * between, where other threads do that. */
 __device__ inline void begin_count(unsigned *count)
 {
     asm volatile("st.relaxed.gpu.global.u32 [%0], 0;\n"

@@ -258,7 +258,7 @@ __device__ inline void finish_stages(char *memory, uint32_t base, WALK walk,
             walk.next();
             if (values::PACKED)
                 copy_wait<AHEAD - 1>();
-            if (now != tile) {
+            if (tile < 0 || (values::PACKED && now != tile)) {
                 float *const set = shared + turn * 3 * PAIR;
                 const stage_coefficients mine =
                     fetching ? moments.take(k, scale) : stage_coefficients(scale);
