@@ -59,7 +59,7 @@ AC_DEFUN([FBN_CHECK_CUDA], [
         [], [with_cuda=check])
     AC_ARG_WITH([cuda-arch], [AS_HELP_STRING([--with-cuda-arch=LIST],
         [the GPUs that the CUDA module is compiled for, say 80,90a,100+ptx @<:@default: those of
-         75,80,86,89,90a,100 that the toolkit knows, and PTX of the newest@:>@])],
+         75,80,86,90a,100 that the toolkit knows, and PTX of the newest@:>@])],
         [], [with_cuda_arch=default])
     AC_ARG_VAR([NVCC], [the CUDA compiler])
     AC_ARG_VAR([NVCCFLAGS], [its flags, say -ccbin=g++-12])
@@ -100,7 +100,7 @@ AC_DEFUN([FBN_TRY_CUDA], [
     AS_IF([test "x$fbn_cuda_missing" = x], [
         AS_IF([test "x$with_cuda_arch" != xdefault],
             [FBN_CUDA_ARCHITECTURES([$with_cuda_arch], [yes])], [
-            FBN_CUDA_ARCHITECTURES([75,80,86,89,90a,100], [no])
+            FBN_CUDA_ARCHITECTURES([75,80,86,90a,100], [no])
             # GPUs that are newer than the toolkit compile it when they first see it.
             AS_IF([test "x$fbn_cuda_archs" != x], [
                 NVCC_GENCODE="$NVCC_GENCODE -gencode=arch=compute_$fbn_newest,code=compute_$fbn_newest"
