@@ -245,6 +245,36 @@ void condition_of_packing(const problem *p, const trace *exact, double *lost)
     free(own);
 }
 
+/* What no |du| of column j passes; 0 where it is not finite. */
+static double du_bound(const problem *p, const trace *t, int64_t j)
+{
+    double most = 0, bound;
+    for (int64_t n = 0; n < p->n; n++)
+        most = fmax(most, fabs((double)t->dzhat[n * p->o + j]));
+    if (p->training)
+        most +=
+            fabs((double)t->mean_dzhat[j]) + sqrt((double)p->n) * fabs((double)t->mean_dzhatz[j]);
+    bound = fabs(scale(p->pre, p->pre_scale, j)) * (double)t->rstd[j] * most;
+    return isfinite(bound) ? bound : 0;
+}
+
+void condition_of_rounding(const problem *p, const trace *exact, double unit, double floor,
+                           double *dx, double *dw)
+{
+    double bound = 0;
+    for (int64_t j = 0; j < p->o; j++)
+        bound = fmax(bound, du_bound(p, exact, j));
+    for (int64_t n = 0; n < p->n; n++) {
+        for (int64_t j = 0; j < p->o; j++) {
+            double lost = unit * fabs((double)exact->du[n * p->o + j]) + floor * bound;
+            for (int64_t k = 0; k < p->i; k++) {
+                dx[n * p->i + k] += lost * fabs(p->w[j * p->i + k]);
+                dw[j * p->i + k] += lost * fabs(p->x[n * p->i + k]);
+            }
+        }
+    }
+}
+
 static void activate_backward(const problem *p, int64_t row, const trace *t, double reach,
                               const double *cv, const double *cy, double *cg)
 {

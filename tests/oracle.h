@@ -92,4 +92,10 @@ void condition_compute(const problem *p, const trace *exact, double unit, double
  * some value between its column's least and largest. */
 void condition_of_packing(const problem *p, const trace *exact, double *lost);
 
+/* How far dx [n,i] and dW [o,i] can move where du [n,o] is rounded to numbers with this unit
+ * roundoff, and loses this part of the largest |du| that the columns' largest |g| and means allow
+ * (algebra.h, fbni_du_bound). */
+void condition_of_rounding(const problem *p, const trace *exact, double unit, double floor,
+                           double *dx, double *dw);
+
 #endif

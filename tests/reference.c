@@ -16,6 +16,11 @@
  * scale's gradient LEAST_SCALARS. */
 enum { ENOUGH_ENTRIES = 256, LEAST_SCALARS = 32 };
 
+static bool is_half(fbn_dtype dtype)
+{
+    return dtype == FBN_BF16 || dtype == FBN_F16;
+}
+
 static real_kind own_precision(const test_case *c)
 {
     return c->dtype == FBN_F64 ? REAL_DOUBLE : REAL_FLOAT;
@@ -90,7 +95,7 @@ static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, 
     problem p = inputs_problem(c, in);
     *exact = trace_create(&p);
     allocate_condition(*exact, condition);
-    if (c->dtype == FBN_BF16 || c->dtype == FBN_F16)
+    if (is_half(c->dtype))
         for (int k = 0; k < OUTPUTS; k++)
             factor[k] = fmax(factor[k], unit);
     if (depth == NUMBERS_ONLY)
@@ -126,6 +131,11 @@ static reference *create(const test_case *c, uint64_t seed, reference_depth dept
         abort();
     if (depth != NUMBERS_ONLY)
         condition_of_packing(&r->p, r->exact, r->packing);
+    allocate_condition(r->exact, r->rounding);
+    if (depth == UP_TO_BACKWARD && is_half(c->dtype))
+        condition_of_rounding(&r->p, r->exact, (double)format_ulp(c->dtype, 1) / 2,
+                              c->dtype == FBN_F16 ? 0x1p-39 : 0, r->rounding[OUT_DX],
+                              r->rounding[OUT_DW]);
 
     int64_t draws = (ENOUGH_ENTRIES + c->o - 1) / c->o;
     bool scalar = c->pre_scale == FBN_SCALE_SCALAR || c->post_scale == FBN_SCALE_SCALAR;
@@ -153,6 +163,7 @@ void reference_release(reference *r)
     trace_destroy(r->exact);
     free_condition(r->condition);
     inputs_free(&r->in);
+    free_condition(r->rounding);
     free(r->packing);
     free(r);
 }
@@ -189,8 +200,8 @@ static long double allowance(const reference *r, output k, const char *layer, fb
 {
     bool splits = does_split(layer);
     bool packs = (strstr(layer, "train_packed") || strstr(layer, "train_followed")) &&
-                 (r->c.dtype == FBN_BF16 || r->c.dtype == FBN_F16) && r->c.training &&
-                 !r->c.saved && r->depth == UP_TO_FORWARD;
+                 is_half(r->c.dtype) && r->c.training && !r->c.saved && r->depth == UP_TO_FORWARD;
+    bool rounds = strstr(layer, "gradients_cublas") && is_half(r->c.dtype);
     fbn_dtype real = format_param(r->c.dtype);
     long double oracle_unit = real == FBN_F64 ? LDBL_EPSILON / 2 : DBL_EPSILON / 2;
     double factor = splits ? fmax(r->factor[k], FLT_EPSILON / 2) : r->factor[k];
@@ -198,6 +209,8 @@ static long double allowance(const reference *r, output k, const char *layer, fb
                           4 * format_ulp(real, expected);
     if (packs && k == OUT_Y)
         allowed += r->packing[e];
+    if (rounds && (k == OUT_DX || k == OUT_DW))
+        allowed += r->rounding[k][e];
     if (added != 0) /* the naive sum's own rounding */
         allowed += format_ulp(real, added);
     if (type != real)

@@ -25,6 +25,9 @@
  * A half type's training that stores u in 16 bits where nobody else wants it (fbn_layer_describe
  * names it: train_packed, train_followed) loses up to 2^-11 of u's distance from the mean of some
  * rows, which is added, as far as y feels it.
+ * A half type's du may be rounded to it before the products (gradients_cublas), f16's times a power
+ * of two, so that it loses no more than 2^-39 of the largest that there can be: dx and dW are off by
+ * what that makes of them.
  * In FBN_MATH_TF32 the naive computation rounds the products' operands to TF32, or none: what loses
  * more counts, since TF32 is allowed and not asked for (and hides what float rounds).
  * A tensor of few entries may come out exact by luck: its factor is then taken over further draws
@@ -47,7 +50,8 @@ typedef struct reference {
     trace *exact;
     double *condition[OUTPUTS]; /* as many entries as exact->out */
     double factor[OUTPUTS];
-    double *packing; /* as many entries as y: what is lost where u is packed */
+    double *packing;           /* as many entries as y: what is lost where u is packed */
+    double *rounding[OUTPUTS]; /* dx and dW: what is lost where du is rounded */
     int holders;
 } reference;
 

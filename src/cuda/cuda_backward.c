@@ -31,6 +31,7 @@ static fbn_status run_features(const fbni_cuda_backward_job *job)
         .u = job->gradient.u,
         .affine = job->gradient.affine,
         .centre = job->centre,
+        .scale = job->features.scale,
     };
     cudaError_t error = fbni_cuda_features_restore(queue, is_double, &restored);
 
@@ -129,6 +130,8 @@ static void set_features(fbni_cuda_backward_job *job, const fbni_cuda_workspace 
     f->gamma = job->grads->gamma;
     f->beta = job->grads->beta;
     f->sums = (double *)(void *)(job->layer->workspace + w->sums);
+    if (desc->dtype == FBN_F16)
+        f->scale = (fbni_cuda_du_scale *)(void *)(job->layer->workspace + w->scale);
     f->slopes.du_u = job->layer->workspace + w->slopes;
     f->slopes.du_1 = job->layer->workspace + w->slopes +
                      fbni_align((size_t)job->O * fbni_real_size(desc->dtype));

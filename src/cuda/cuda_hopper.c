@@ -153,7 +153,7 @@ static fbn_status map_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *
                             fbni_hopper_product *p)
 {
     const fbni_hopper_kind kind = call->kind;
-    const int parts = fbni_hopper_parts(kind), w_parts = fbni_hopper_w_parts(kind);
+    const int parts = fbni_hopper_parts(kind);
     const int64_t I = call->I, ld = fbni_hopper_stride(I);
     const fbni_hopper_operand *x = &call->x, *w = &call->w;
 
@@ -161,7 +161,7 @@ static fbn_status map_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *
                                 p->columns / FBNI_HOPPER_CLUSTER) ||
         fbni_hopper_map_operand(c, &p->w, w->parts, I, w->rows, ld,
                                 kind == FBNI_HOPPER_FP32 ? 2 : 1, FBNI_HOPPER_FEATURES) ||
-        fbni_hopper_map_operand(c, &p->w_rescue, w->rescue, I, w->rows, ld, w_parts,
+        fbni_hopper_map_operand(c, &p->w_rescue, w->rescue, I, w->rows, ld, parts,
                                 FBNI_HOPPER_FEATURES))
         return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused an operand");
     p->x_exponents = x->exponents;

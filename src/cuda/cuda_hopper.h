@@ -149,15 +149,14 @@ fbni_hopper_backward_memory fbni_hopper_backward_memory_of(fbni_hopper_kind kind
                                                            int64_t I, int64_t O);
 const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O);
 const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
-                                              fbni_hopper_kind kind, fbn_dtype dtype, int64_t N,
-                                              int64_t I, int64_t O);
+                                              fbni_hopper_kind kind, int64_t N, int64_t I,
+                                              int64_t O);
 /* Microseconds that a product of this kind is expected to take. */
 double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
                         int64_t I, int64_t O);
 
 typedef struct fbni_hopper_gradients {
-    fbni_hopper_kind kind; /* TF32, FP32 or HALF */
-    fbn_dtype dtype;       /* of W and x */
+    fbni_hopper_kind kind; /* TF32 or FP32 */
     int64_t N, I, O;
     const float *du;     /* as input_gradient.cu writes it with maxima; leading dimension O */
     unsigned *maxima;    /* O */
@@ -168,9 +167,9 @@ typedef struct fbni_hopper_gradients {
 
 /* out[O, I] = du^T x, and out[N, I] = du W: out may be du's own place. */
 fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *context, const fbni_hopper_gradients *g,
-                                       const void *x, int64_t ldx, float *out, int64_t ldout);
+                                       const float *x, int64_t ldx, float *out, int64_t ldout);
 fbn_status fbni_hopper_data_gradient(fbni_cuda_context *context, const fbni_hopper_gradients *g,
-                                     const void *weight, int64_t ldw, float *out, int64_t ldout);
+                                     const float *weight, int64_t ldw, float *out, int64_t ldout);
 
 /* ---- training in one launch (cuda_small.c, hopper_small.cu) ---- */
 

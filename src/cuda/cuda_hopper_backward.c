@@ -22,30 +22,21 @@ const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O)
     return N > most || I > most ? "max_batch or in_features is 2^31 or more" : NULL;
 }
 
-/* What cuBLAS's rows reach, in TFLOP/s of the two products, with what they need of conversions:
- * measured on an H200 at 16384 x 4096 -> 4096 and 1024 x 8192 -> 8192 (bench/results). */
-static double blas_rate(fbni_hopper_kind kind, fbn_dtype dtype, int64_t N, int64_t O)
-{
-    if (kind == FBNI_HOPPER_FP32)
-        return 52;
-    if (kind == FBNI_HOPPER_TF32)
-        return 279;
-    return dtype == FBN_F16 ? 120 : N >= O ? 233 : 175; /* cuda_gradients.c: at_once */
-}
-
 /* Our own: both products; what goes through memory, in bytes of an entry (W and x: maxima and
- * transposes; du: both splits; half types: results before their rounding), at the rate that these
- * kernels reach; and the starts of about ten kernels. */
+ * transposes; du: both splits), at the rate that these kernels reach; and the starts of about ten
+ * kernels. cuBLAS: TFLOP/s of the two products, measured on an H200 at 16384 x 4096 -> 4096 and
+ * 1024 x 8192 -> 8192 (bench/results). */
 const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
-                                              fbni_hopper_kind kind, fbn_dtype dtype, int64_t N,
-                                              int64_t I, int64_t O)
+                                              fbni_hopper_kind kind, int64_t N, int64_t I,
+                                              int64_t O)
 {
     const double starts = 30, bandwidth = 3.0e6, blas_starts = 12;
+    const double blas_rate = kind == FBNI_HOPPER_FP32 ? 52 : 279;
     const double n = (double)N, i = (double)I, o = (double)O;
-    const double bytes = (kind == FBNI_HOPPER_HALF ? 18 : 12) * (n * i + i * o) + 16 * n * o;
+    const double bytes = 12 * (n * i + i * o) + 16 * n * o;
     const double own = fbni_hopper_time(context, kind, N, O, I) +
                        fbni_hopper_time(context, kind, O, N, I) + starts + bytes / bandwidth;
-    const double blas = blas_starts + 4e-6 * n * i * o / blas_rate(kind, dtype, N, O);
+    const double blas = blas_starts + 4e-6 * n * i * o / blas_rate;
 
     return own > blas ? "cuBLAS is faster at this size" : NULL;
 }
@@ -72,10 +63,10 @@ static layout layout_of(int parts, int64_t rows, int64_t depth)
 fbni_hopper_backward_memory fbni_hopper_backward_memory_of(fbni_hopper_kind kind, int64_t N,
                                                            int64_t I, int64_t O)
 {
-    const int x = fbni_hopper_parts(kind), w = fbni_hopper_w_parts(kind);
+    const int parts = fbni_hopper_parts(kind);
     const fbni_hopper_backward_memory m = {
-        .du = fbni_larger(layout_of(x, N, O).total, layout_of(x, O, N).total),
-        .other = fbni_larger(layout_of(w, I, O).total, layout_of(w, I, N).total),
+        .du = fbni_larger(layout_of(parts, N, O).total, layout_of(parts, O, N).total),
+        .other = fbni_larger(layout_of(parts, I, O).total, layout_of(parts, I, N).total),
     };
     return m;
 }
@@ -97,13 +88,12 @@ static fbni_hopper_operand operand_at(char *memory, const layout *l, int64_t row
 }
 
 /* What transposes a matrix [depth, operand->rows] into an operand. */
-static fbni_hopper_transpose transpose_of(const fbni_hopper_gradients *g, fbn_dtype dtype,
-                                          int64_t depth, const void *from, int64_t ldfrom,
+static fbni_hopper_transpose transpose_of(const fbni_hopper_gradients *g, int64_t depth,
+                                          const float *from, int64_t ldfrom,
                                           const fbni_hopper_operand *to, unsigned *maxima)
 {
     const fbni_hopper_transpose t = {
         .kind = g->kind,
-        .dtype = dtype,
         .rows = depth,
         .columns = to->rows,
         .ldfrom = ldfrom,
@@ -150,15 +140,15 @@ static cudaError_t transpose_other(fbni_cuda_context *c, const fbni_hopper_gradi
 }
 
 fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *c, const fbni_hopper_gradients *g,
-                                       const void *x, int64_t ldx, float *out, int64_t ldout)
+                                       const float *x, int64_t ldx, float *out, int64_t ldout)
 {
     const layout of_du = layout_of(fbni_hopper_parts(g->kind), g->O, g->N);
-    const layout of_x = layout_of(fbni_hopper_w_parts(g->kind), g->I, g->N);
+    const layout of_x = layout_of(fbni_hopper_parts(g->kind), g->I, g->N);
     const fbni_hopper_operand du = operand_at(g->parts, &of_du, g->O);
     const fbni_hopper_operand xt = operand_at(g->other, &of_x, g->I);
     fbni_hopper_transpose first =
-        transpose_of(g, g->dtype, g->N, x, ldx, &xt, (unsigned *)(void *)(g->other + of_x.maxima));
-    fbni_hopper_transpose second = transpose_of(g, FBN_F32, g->N, g->du, g->O, &du, g->maxima);
+        transpose_of(g, g->N, x, ldx, &xt, (unsigned *)(void *)(g->other + of_x.maxima));
+    fbni_hopper_transpose second = transpose_of(g, g->N, g->du, g->O, &du, g->maxima);
     const fbni_hopper_judgement judgement = {
         .kind = g->kind,
         .ld = fbni_hopper_stride(g->N),
@@ -182,13 +172,13 @@ fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *c, const fbni_hopper_g
 }
 
 fbn_status fbni_hopper_data_gradient(fbni_cuda_context *c, const fbni_hopper_gradients *g,
-                                     const void *weight, int64_t ldw, float *out, int64_t ldout)
+                                     const float *weight, int64_t ldw, float *out, int64_t ldout)
 {
     const layout of_du = layout_of(fbni_hopper_parts(g->kind), g->N, g->O);
-    const layout of_w = layout_of(fbni_hopper_w_parts(g->kind), g->I, g->O);
+    const layout of_w = layout_of(fbni_hopper_parts(g->kind), g->I, g->O);
     const fbni_hopper_operand wt = operand_at(g->other, &of_w, g->I);
-    fbni_hopper_transpose first = transpose_of(g, g->dtype, g->O, weight, ldw, &wt,
-                                               (unsigned *)(void *)(g->other + of_w.maxima));
+    fbni_hopper_transpose first =
+        transpose_of(g, g->O, weight, ldw, &wt, (unsigned *)(void *)(g->other + of_w.maxima));
     fbni_hopper_split split = {
         .kind = g->kind,
         .I = g->O,
@@ -216,14 +206,14 @@ fbn_status fbni_hopper_data_gradient(fbni_cuda_context *c, const fbni_hopper_gra
 #else
 
 fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *c, const fbni_hopper_gradients *g,
-                                       const void *x, int64_t ldx, float *out, int64_t ldout)
+                                       const float *x, int64_t ldx, float *out, int64_t ldout)
 {
     (void)g, (void)x, (void)ldx, (void)out, (void)ldout;
     return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
 }
 
 fbn_status fbni_hopper_data_gradient(fbni_cuda_context *c, const fbni_hopper_gradients *g,
-                                     const void *weight, int64_t ldw, float *out, int64_t ldout)
+                                     const float *weight, int64_t ldw, float *out, int64_t ldout)
 {
     (void)g, (void)weight, (void)ldw, (void)out, (void)ldout;
     return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));

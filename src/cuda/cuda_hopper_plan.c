@@ -50,7 +50,6 @@ static const struct speed {
     [FBNI_HOPPER_F16] = {0.72, 0, 0, 0, 700},       [FBNI_HOPPER_BF16] = {0.72, 0, 0, 0, 720},
     [FBNI_HOPPER_DIRECT] = {0.91, 15, 6, 0.5, 390}, /* with what comes after it */
     [FBNI_HOPPER_TF32] = {0.74, 5, 6, 6, 390},      [FBNI_HOPPER_FP32] = {1.75, 5, 8, 8, 48},
-    [FBNI_HOPPER_HALF] = {1.4, 0, 0, 0, 0}, /* backward alone */
 };
 static const double tile_start = 5, blas_start = 6, bandwidth = 3.3e6;
 

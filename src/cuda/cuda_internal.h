@@ -79,11 +79,8 @@ typedef enum fbni_cuda_row_id {
     FBNI_CUDA_SOFTMAX_ONLINE,
     FBNI_CUDA_GRADIENTS_HOPPER_TF32, /* cuda_hopper_backward.c; in the order of the kinds */
     FBNI_CUDA_GRADIENTS_HOPPER_FP32,
-    FBNI_CUDA_GRADIENTS_HOPPER_HALF,
-    FBNI_CUDA_GRADIENTS_CUBLAS, /* real types */
-    FBNI_CUDA_GRADIENTS_BF16X3, /* parts of du: input_gradient.cu */
-    FBNI_CUDA_GRADIENTS_TF32X2,
-    FBNI_CUDA_GRADIENTS_F32, /* half operands converted to float */
+    FBNI_CUDA_GRADIENTS_CUBLAS, /* operands as they are, du rounded to their type */
+    FBNI_CUDA_GRADIENTS_F32,    /* half operands converted to float */
     FBNI_CUDA_ROWS
 } fbni_cuda_row_id;
 
@@ -127,17 +124,17 @@ typedef struct fbni_cuda_workspace {
     size_t centre;   /* O reals */
     size_t slopes;   /* du_u, du_1: 2 × O reals */
     size_t sums;     /* 2 × O doubles: gradients of scalar scales; alpha when folding */
+    size_t scale;    /* fbni_cuda_du_scale */
     size_t partials; /* of the chunks of column sums */
     size_t dots;     /* N reals where the activation is over rows */
-    size_t matrix;   /* N×O reals: u of the half types forward, du backward; or du's parts; Hopper:
-                        dx's N×I floats after du */
-    size_t inputs;   /* x in parts, backward transposed, or W; half types: N×I floats: x converted,
+    size_t matrix; /* N×O reals: u of the half types forward, du backward; Hopper: dx's N×I floats
+                        after du */
+    size_t inputs; /* x in parts, backward transposed, or W; half types: N×I floats: x converted,
                         dx before its rounding */
-    size_t weights;  /* W in parts; half types: O×I floats: W converted, dW before its rounding; or
-                        copies of W */
-    size_t du;       /* Hopper: du in parts, either way */
-    size_t control;  /* fbni_hopper_control */
-    size_t done;     /* Hopper: fbni_hopper_counts */
+    size_t weights; /* W in parts; half types: O×I floats: W converted, dW before its rounding */
+    size_t du;      /* Hopper: du in parts, either way */
+    size_t control; /* fbni_hopper_control */
+    size_t done;    /* Hopper: fbni_hopper_counts */
     size_t total;
 } fbni_cuda_workspace;
 
@@ -186,15 +183,6 @@ static inline size_t fbni_larger(size_t a, size_t b)
 {
     return a > b ? a : b;
 }
-/* Parts of du (input_gradient.cu): how many, and the bytes of an element of one. */
-static inline int fbni_parts_count(fbni_cuda_parts parts)
-{
-    return parts == FBNI_CUDA_PARTS_BF16X3 ? 3 : parts == FBNI_CUDA_PARTS_TF32X2 ? 2 : 1;
-}
-static inline size_t fbni_part_element(fbni_cuda_parts parts)
-{
-    return parts == FBNI_CUDA_PARTS_BF16X3 ? 2 : 4;
-}
 /* Three vectors of O reals that begin at p. */
 static inline void fbni_vectors(char *p, int64_t O, size_t real, void **a, void **b, void **c)
 {
@@ -204,7 +192,6 @@ static inline void fbni_vectors(char *p, int64_t O, size_t real, void **a, void 
     *c = p + 2 * vector;
 }
 
-fbni_cuda_parts fbni_cuda_parts_of(const fbni_cuda_choice *choice);
 fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
                                            const fbn_layer_desc *desc,
                                            const fbni_cuda_choice *choice);
@@ -255,6 +242,7 @@ typedef struct fbni_product {
     fbni_operand a, b;
     void *c;
     int64_t ldc;
+    const fbni_cuda_du_scale *scale; /* a is du of f16, to be restored; or NULL */
 } fbni_product;
 fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *product);
 

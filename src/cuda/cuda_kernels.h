@@ -151,6 +151,15 @@ cudaError_t fbni_cuda_count_batch(const fbni_cuda_queue *queue, int64_t *count);
 /* Frozen statistics: running_mean and running_var are read. */
 cudaError_t fbni_cuda_features_frozen(const fbni_cuda_queue *queue, int is_double,
                                       const fbni_cuda_features *features);
+/* The power of two by which the du of an f16 layer is multiplied before it is rounded, so that the
+ * largest fits and hardly anything is lost below. cuBLAS reads the factors of its products on the
+ * device. */
+typedef struct fbni_cuda_du_scale {
+    unsigned bound;         /* no finite |du| is larger; float's bits, 0 before the features */
+    float restore;          /* the power's reciprocal: from input_gradient.cu on */
+    float set_to, added_to; /* 0 and 1: of what is in the result's place */
+} fbni_cuda_du_scale;
+
 /* For the backward: alpha, c and shift once more, from a saved norm, and the centre about which K
  * is summed: c, but for frozen statistics, whose c may be far from the data, the mean of a few
  * rows. */
@@ -162,6 +171,7 @@ typedef struct fbni_cuda_restored {
     const void *u; /* leading dimension O */
     fbni_cuda_affine affine;
     void *centre;
+    fbni_cuda_du_scale *scale; /* reset; or NULL */
 } fbni_cuda_restored;
 cudaError_t fbni_cuda_features_restore(const fbni_cuda_queue *queue, int is_double,
                                        const fbni_cuda_restored *restored);
@@ -237,8 +247,12 @@ typedef struct fbni_cuda_gradient {
 cudaError_t fbni_cuda_softmax_dots(const fbni_cuda_queue *queue,
                                    const fbni_cuda_gradient *gradient);
 
-/* gradient_sums.cu -- two reals for each chunk q and column in partials[(q 2 + part) O + column]:
- * part 0: sum of g, part 1: sum of g (u - centre). */
+/* gradient_sums.cu -- reals for each chunk q and column in partials[(q PARTS + part) O + column]:
+ * part 0: sum of g, part 1: sum of g (u - centre); f16, part 2: the largest finite |g|. */
+static inline int fbni_cuda_gradient_sum_parts(fbn_dtype dtype)
+{
+    return dtype == FBN_F16 ? 3 : 2;
+}
 cudaError_t fbni_cuda_gradient_sums(const fbni_cuda_queue *queue,
                                     const fbni_cuda_gradient *gradient,
                                     const fbni_cuda_chunks *chunks, void *partials);
@@ -263,24 +277,19 @@ typedef struct fbni_cuda_feature_gradients {
     void *bias, *pre_scale, *post_scale, *gamma, *beta;
     fbni_cuda_slopes slopes; /* written */
     double *sums;
+    fbni_cuda_du_scale *scale; /* f16: bound is raised; else NULL */
 } fbni_cuda_feature_gradients;
 cudaError_t fbni_cuda_features_backward(const fbni_cuda_queue *queue, int is_double,
                                         const fbni_cuda_feature_gradients *gradients,
                                         const fbni_cuda_chunks *chunks, const void *partials);
 
-/* input_gradient.cu -- du [N,O] of reals; or as a sum of parts that the tensor cores multiply
- * exactly, side by side in the columns of one matrix, the smallest first:
- *     bf16x3  [N,3 O] of bf16: 24 bits
- *     tf32x2  [N,2 O] of float with 11 bits: 23 bits */
-typedef enum fbni_cuda_parts {
-    FBNI_CUDA_PARTS_REAL,
-    FBNI_CUDA_PARTS_BF16X3,
-    FBNI_CUDA_PARTS_TF32X2
-} fbni_cuda_parts;
+/* input_gradient.cu -- du [N,O], packed: reals, or rounded to the data's half type, f16 times a power
+ * of two. */
 typedef struct fbni_cuda_input_gradient {
-    fbni_cuda_parts parts;
+    int rounds;
     fbni_cuda_slopes slopes;
-    void *du; /* packed */
+    void *du;
+    fbni_cuda_du_scale *scale; /* f16 that is rounded: restore is written; else NULL */
     /* float: du without alpha's power of two (fbni::power_of), and the largest finite magnitude of
      * each of its columns as float's bits, which begin as zeros; or NULL */
     unsigned *maxima;

@@ -23,7 +23,8 @@ static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_de
                               ? (size_t)fbni_hopper_most_chunks(context, desc->max_batch)
                               : 0;
     const size_t forward = fbni_larger(4 * chunks, (size_t)(moments.reals * moments.chunks));
-    const size_t backward = 2 * (size_t)gradients.chunks;
+    const size_t backward =
+        (size_t)fbni_cuda_gradient_sum_parts(desc->dtype) * (size_t)gradients.chunks;
     return (forward > backward ? forward : backward) * O * real;
 }
 
@@ -41,30 +42,15 @@ static size_t operand_size(const fbn_layer_desc *desc, const fbni_cuda_choice *c
     return parts > floats ? parts : floats;
 }
 
-fbni_cuda_parts fbni_cuda_parts_of(const fbni_cuda_choice *choice)
-{
-    switch (choice->row[FBNI_CUDA_GRADIENTS]) {
-    case FBNI_CUDA_GRADIENTS_BF16X3:
-        return FBNI_CUDA_PARTS_BF16X3;
-    case FBNI_CUDA_GRADIENTS_TF32X2:
-        return FBNI_CUDA_PARTS_TF32X2;
-    default:
-        return FBNI_CUDA_PARTS_REAL;
-    }
-}
-
 fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
                                            const fbn_layer_desc *desc,
                                            const fbni_cuda_choice *choice)
 {
     const size_t real = fbni_real_size(desc->dtype);
     const size_t N = (size_t)desc->max_batch, O = (size_t)desc->out_features;
-    const fbni_cuda_parts parts = fbni_cuda_parts_of(choice);
-    const size_t all_parts = (size_t)fbni_parts_count(parts) * N * O * fbni_part_element(parts);
     const size_t I = (size_t)desc->in_features;
-    const size_t copies = parts == FBNI_CUDA_PARTS_BF16X3 ? 3 * O * I * 2 : 0;
-    size_t matrix = fbni_larger(N * O * real, all_parts), inputs = operand_size(desc, choice, N);
-    size_t weights = fbni_larger(operand_size(desc, choice, O), copies), du = 0;
+    size_t matrix = N * O * real, inputs = operand_size(desc, choice, N);
+    size_t weights = operand_size(desc, choice, O), du = 0;
     fbni_hopper_kind kind;
     fbni_cuda_workspace w = {0};
 
@@ -81,6 +67,7 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     w.centre = fbni_place(&w.total, O * real);
     w.slopes = fbni_place(&w.total, 2 * fbni_align(O * real));
     w.sums = fbni_place(&w.total, 2 * O * sizeof(double));
+    w.scale = fbni_place(&w.total, sizeof(fbni_cuda_du_scale));
     w.partials = fbni_place(&w.total, partials_size(context, desc, choice));
     w.dots = fbni_place(&w.total, fbni_is_rowwise(desc->activation) ? N * real : 0);
     w.matrix = fbni_place(&w.total, matrix);

@@ -4,8 +4,8 @@
  *
  * cuBLAS stores by columns: a row-major matrix is its transpose there, so C = A B is computed as
  * C^T = B^T A^T. Every size is 64-bit. Accumulation is in float, for double in double; a half
- * operand's product is stored as float, so that moments and gradients come from the accumulators,
- * but where it is final (`narrow`): then cuBLAS rounds it once.
+ * operand's product is stored as float, so that moments come from the accumulators, but where it is
+ * final (`narrow`): then cuBLAS rounds it once.
  */
 #include "cuda_hopper.h"
 
@@ -33,6 +33,11 @@ fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *p)
     const bool wide = p->type == FBN_F64;
     const void *one = wide ? (const void *)&one_double : &one_float;
     const void *zero = wide ? (const void *)&zero_double : &zero_float;
+    const void *factor = p->scale ? (const void *)&p->scale->restore : one;
+    const void *before =
+        p->scale        ? (const void *)(p->accumulate ? &p->scale->added_to : &p->scale->set_to)
+        : p->accumulate ? one
+                        : zero;
     const cudaDataType_t from = blas_type(p->type);
     const cudaDataType_t to = wide ? CUDA_R_64F : p->narrow ? from : CUDA_R_32F;
     const cublasComputeType_t compute = wide      ? CUBLAS_COMPUTE_64F
@@ -41,11 +46,14 @@ fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *p)
     cublasStatus_t status;
 
     pthread_mutex_lock(&context->blas_lock);
-    status =
-        cublasGemmEx_64(context->blas, p->b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
-                        p->a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, p->n, p->m, p->depth, one,
-                        p->b.p, from, p->b.ld, p->a.p, from, p->a.ld, p->accumulate ? one : zero,
-                        p->c, to, p->ldc, compute, CUBLAS_GEMM_DEFAULT);
+    if (p->scale)
+        (void)cublasSetPointerMode(context->blas, CUBLAS_POINTER_MODE_DEVICE);
+    status = cublasGemmEx_64(context->blas, p->b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+                             p->a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, p->n, p->m, p->depth,
+                             factor, p->b.p, from, p->b.ld, p->a.p, from, p->a.ld, before, p->c, to,
+                             p->ldc, compute, CUBLAS_GEMM_DEFAULT);
+    if (p->scale)
+        (void)cublasSetPointerMode(context->blas, CUBLAS_POINTER_MODE_HOST);
     pthread_mutex_unlock(&context->blas_lock);
     return fbni_cuda_check_blas(context->host, status, "cublasGemmEx");
 }

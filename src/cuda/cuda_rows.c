@@ -41,17 +41,11 @@ bool fbni_cuda_is_hopper(fbni_cuda_row_id row, fbni_hopper_kind *kind)
     return true;
 }
 
-/* The same backward, where du is float whatever the data. */
-static fbni_hopper_kind hopper_gradients_kind(const fbn_layer_desc *desc)
-{
-    return fbni_is_half(desc->dtype) ? FBNI_HOPPER_HALF : fbni_cuda_hopper_kind(desc);
-}
-
 bool fbni_cuda_is_hopper_gradients(fbni_cuda_row_id row, fbni_hopper_kind *kind)
 {
     const int of = (int)row - FBNI_CUDA_GRADIENTS_HOPPER_TF32;
 
-    if (of < 0 || of > FBNI_HOPPER_HALF - FBNI_HOPPER_TF32)
+    if (of < 0 || of > FBNI_HOPPER_FP32 - FBNI_HOPPER_TF32)
         return false;
     *kind = (fbni_hopper_kind)(FBNI_HOPPER_TF32 + of);
     return true;
@@ -71,11 +65,6 @@ static const char *any_machine(const fbni_cuda_context *context)
     return NULL;
 }
 
-static const char *needs_ampere(const fbni_cuda_context *context)
-{
-    return context->capability >= 80 ? NULL : "the device has no bf16 or TF32 tensor cores (sm_80)";
-}
-
 /* ---- layers ---- */
 
 static const char *const other_data[FBNI_HOPPER_KINDS] = {
@@ -83,7 +72,6 @@ static const char *const other_data[FBNI_HOPPER_KINDS] = {
     [FBNI_HOPPER_BF16] = "the data is not bf16",
     [FBNI_HOPPER_TF32] = "the data is not f32 in FBN_MATH_TF32",
     [FBNI_HOPPER_FP32] = "the data is not f32 in FBN_MATH_FP32",
-    [FBNI_HOPPER_HALF] = "the data is of no half type",
 };
 
 static const char *hopper_layer(const fbn_layer_desc *desc, fbni_hopper_kind kind)
@@ -95,7 +83,7 @@ static const char *hopper_layer(const fbn_layer_desc *desc, fbni_hopper_kind kin
 
 static const char *hopper_gradients(const fbn_layer_desc *desc, fbni_hopper_kind kind)
 {
-    return hopper_gradients_kind(desc) != kind
+    return fbni_cuda_hopper_kind(desc) != kind
                ? other_data[kind]
                : fbni_hopper_refuse_backward_sizes(desc->max_batch, desc->in_features,
                                                    desc->out_features);
@@ -139,13 +127,6 @@ static const char *hopper_gradients_fp32(const fbni_cuda_context *context,
     return hopper_gradients(desc, FBNI_HOPPER_FP32);
 }
 
-static const char *hopper_gradients_half(const fbni_cuda_context *context,
-                                         const fbn_layer_desc *desc)
-{
-    (void)context;
-    return hopper_gradients(desc, FBNI_HOPPER_HALF);
-}
-
 /* A Hopper product that could be had, but would be slower than another. */
 static const char *hopper_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
@@ -162,9 +143,8 @@ static const char *direct_slower(const fbni_cuda_context *context, const fbn_lay
 static const char *hopper_gradients_slower(const fbni_cuda_context *context,
                                            const fbn_layer_desc *desc)
 {
-    return fbni_hopper_refuse_backward_speed(context, hopper_gradients_kind(desc), desc->dtype,
-                                             desc->max_batch, desc->in_features,
-                                             desc->out_features);
+    return fbni_hopper_refuse_backward_speed(context, fbni_cuda_hopper_kind(desc), desc->max_batch,
+                                             desc->in_features, desc->out_features);
 }
 
 static const char *any_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
@@ -185,24 +165,6 @@ static const char *half_only(const fbni_cuda_context *context, const fbn_layer_d
 {
     (void)context;
     return fbni_is_half(desc->dtype) ? NULL : "the data is of no half type";
-}
-
-static const char *real_only(const fbni_cuda_context *context, const fbn_layer_desc *desc)
-{
-    (void)context;
-    return fbni_is_half(desc->dtype) ? "the data is of a half type" : NULL;
-}
-
-static const char *bf16_only(const fbni_cuda_context *context, const fbn_layer_desc *desc)
-{
-    (void)context;
-    return desc->dtype == FBN_BF16 ? NULL : "the data is not bf16";
-}
-
-static const char *f16_only(const fbni_cuda_context *context, const fbn_layer_desc *desc)
-{
-    (void)context;
-    return desc->dtype == FBN_F16 ? NULL : "the data is not f16";
 }
 
 static const char *small_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
@@ -303,15 +265,8 @@ static const struct row {
     [FBNI_CUDA_GRADIENTS_HOPPER_FP32] = {"gradients_f16x3_sm90", FBNI_CUDA_GRADIENTS,
                                          fbni_hopper_refuse_machine, hopper_gradients_fp32,
                                          hopper_gradients_slower},
-    [FBNI_CUDA_GRADIENTS_HOPPER_HALF] = {"gradients_f16x2_sm90", FBNI_CUDA_GRADIENTS,
-                                         fbni_hopper_refuse_machine, hopper_gradients_half,
-                                         hopper_gradients_slower},
-    [FBNI_CUDA_GRADIENTS_CUBLAS] = {"gradients_cublas", FBNI_CUDA_GRADIENTS, any_machine, real_only,
-                                    NULL},
-    [FBNI_CUDA_GRADIENTS_BF16X3] = {"gradients_bf16x3", FBNI_CUDA_GRADIENTS, needs_ampere,
-                                    bf16_only, NULL},
-    [FBNI_CUDA_GRADIENTS_TF32X2] = {"gradients_tf32x2", FBNI_CUDA_GRADIENTS, needs_ampere, f16_only,
-                                    NULL},
+    [FBNI_CUDA_GRADIENTS_CUBLAS] = {"gradients_cublas", FBNI_CUDA_GRADIENTS, any_machine,
+                                    native_product, NULL},
     [FBNI_CUDA_GRADIENTS_F32] = {"gradients_f32", FBNI_CUDA_GRADIENTS, any_machine, half_only,
                                  NULL},
 };

@@ -4,7 +4,7 @@
  * of the parameters and the slopes of du = alpha (g + (du_u (u - c) + du_1)), in double.
  *
  * A block has 32 features × 8 lanes; a lane adds every eighth chunk, then the lanes are added, in a
- * fixed order. The gradient of a scalar scale is the sum over all features: each feature leaves its
+ * fixed order. Of f16 data the largest |du| that there can be is noted for its scale. The gradient of a scalar scale is the sum over all features: each feature leaves its
  * share, and one more block adds them.
  */
 #include "features.cuh"
@@ -46,20 +46,35 @@ __device__ void store_feature(const fbni_cuda_feature_gradients &a, int64_t j,
     ((R *)a.slopes.du_1)[j] = (R)d.du_1;
 }
 
+/* A warp raises *to to the largest of its bounds. What is not finite counts for nothing: nor is then
+ * any du of the feature. */
+__device__ void raise_bound(unsigned *to, double bound)
+{
+    const double most = warp_reduce(isfinite(bound) ? fmin(bound, (double)FLT_MAX) : 0, largest());
+    if (threadIdx.x == 0)
+        raise(to, __float_as_uint(__double2float_ru(most)));
+}
+
 template <typename R>
 __global__ void __launch_bounds__(FEATURES *LANES)
     features_backward(fbni_cuda_feature_gradients a, int chunks, const R *partials)
 {
     __shared__ double shared[2][LANES][FEATURES];
+    __shared__ R most[LANES][FEATURES]; /* |g|, where du is scaled */
     const int64_t j = (int64_t)blockIdx.x * FEATURES + threadIdx.x;
     const R *from = partials + (j < a.O ? j : 0);
-    double sums[2] = {0, 0};
+    const int64_t parts = a.scale ? 3 : 2;
+    double sums[2] = {0, 0}, bound = 0;
+    R my_most = 0;
 
 #pragma unroll 4
     for (int q = (int)threadIdx.y; q < chunks; q += LANES) {
-        sums[0] += (double)from[(int64_t)q * 2 * a.O];
-        sums[1] += (double)from[((int64_t)q * 2 + 1) * a.O];
+        sums[0] += (double)from[q * parts * a.O];
+        sums[1] += (double)from[(q * parts + 1) * a.O];
+        if (a.scale)
+            my_most = fmax(my_most, from[(q * parts + 2) * a.O]);
     }
+    most[threadIdx.y][threadIdx.x] = my_most;
     sum_lanes(sums, shared);
     if (threadIdx.y == 0 && j < a.O) {
         double G = sums[0], K = sums[1];
@@ -75,7 +90,12 @@ __global__ void __launch_bounds__(FEATURES *LANES)
         if (is_foreign(a))
             d.du_1 = d.db = not_a_number<double>();
         store_feature<R>(a, j, d);
+        for (int lane = 1; lane < LANES; lane++)
+            my_most = fmax(my_most, most[lane][threadIdx.x]);
+        bound = fbni_du_bound(d, (double)my_most, (double)a.batch);
     }
+    if (a.scale && threadIdx.y == 0)
+        raise_bound(&a.scale->bound, bound);
 }
 
 /* ---- scalar scales ---- */

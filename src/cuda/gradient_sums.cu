@@ -5,7 +5,8 @@
  *
  * Cut like the column moments (column_moments.cu): a block has a slab of columns and a chunk of row
  * groups, from the last to the first. A thread adds 4 rows, then their sum to what it has; at the
- * end the block's threads of a column are added as a tree, in shared memory.
+ * end the block's threads of a column are added as a tree, in shared memory. Of f16 data the largest
+ * |g| of each column comes with them, for the scale of du.
  */
 #include "gradients.cuh"
 
@@ -20,8 +21,14 @@ static_assert(FBNI_CUDA_GROUP % ROWS == 0, "a group is taken in whole steps");
 template <typename R>
 struct sums {
     static constexpr int COUNT = 16 / (int)sizeof(R);
-    R g[COUNT], gu[COUNT];
+    R g[COUNT], gu[COUNT], most[COUNT];
 };
+
+/* Whether the largest |g| is wanted. */
+template <typename T>
+constexpr bool HAS_MOST = false;
+template <>
+constexpr bool HAS_MOST<__half> = true;
 
 /* Up to ROWS rows, `step` apart. */
 template <fbn_activation ACT, typename T, typename R, bool WIDE>
@@ -48,6 +55,8 @@ __device__ void take_rows(sums<R> &total, const fbni_cuda_gradient &a, const col
             for (int k = 0; k < COUNT; k++) {
                 part.g[k] += g[i][k];
                 part.gu[k] = fma(g[i][k], u[i][k] - centre[k], part.gu[k]);
+                if (HAS_MOST<T> && isfinite(g[i][k]))
+                    total.most[k] = fmax(total.most[k], fabs(g[i][k]));
             }
         }
     }
@@ -59,11 +68,11 @@ __device__ void take_rows(sums<R> &total, const fbni_cuda_gradient &a, const col
 }
 
 /* The threads of each column, as a tree; the result is in the first row of threads. */
-template <typename R>
+template <bool MOST, typename R>
 __device__ void add_threads(sums<R> &m, int lanes)
 {
     constexpr int COUNT = sums<R>::COUNT;
-    __shared__ R g[COUNT][BLOCK], gu[COUNT][BLOCK];
+    __shared__ R g[COUNT][BLOCK], gu[COUNT][BLOCK], most[MOST ? COUNT : 1][MOST ? BLOCK : 1];
     const int me = (int)threadIdx.x;
 
     for (int half = BLOCK / 2; half >= lanes; half /= 2) {
@@ -72,6 +81,8 @@ __device__ void add_threads(sums<R> &m, int lanes)
             for (int k = 0; k < COUNT; k++) {
                 g[k][me] = m.g[k];
                 gu[k][me] = m.gu[k];
+                if (MOST)
+                    most[k][me] = m.most[k];
             }
         }
         __syncthreads();
@@ -80,6 +91,8 @@ __device__ void add_threads(sums<R> &m, int lanes)
             for (int k = 0; k < COUNT; k++) {
                 m.g[k] += g[k][me + half];
                 m.gu[k] += gu[k][me + half];
+                if (MOST)
+                    m.most[k] = fmax(m.most[k], most[k][me + half]);
             }
         }
     }
@@ -103,11 +116,13 @@ __global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 1 : FBNI_CUDA_GRADIENT
         for (int i = 0; i < FBNI_CUDA_GROUP; i += ROWS)
             take_rows<ACT, T>(total, a, cols, v, centre,
                               group * chunks.group_rows + first + (int64_t)i * step, step);
-    add_threads(total, chunks.lanes);
+    add_threads<HAS_MOST<T>>(total, chunks.lanes);
     if (first == 0) {
-        R *to = partials + (int64_t)blockIdx.y * 2 * a.O;
+        R *to = partials + (int64_t)blockIdx.y * (HAS_MOST<T> ? 3 : 2) * a.O;
         cols.store(to, total.g);
         cols.store(to + a.O, total.gu);
+        if (HAS_MOST<T>)
+            cols.store(to + 2 * a.O, total.most);
     }
 }
 

@@ -20,7 +20,6 @@ typedef enum fbni_hopper_kind {
     FBNI_HOPPER_DIRECT, /* as TF32, but w is float and becomes f16 on the way to the tensor cores */
     FBNI_HOPPER_TF32,   /* float: f16 hi; three products of two bf16 parts where f16 does not do */
     FBNI_HOPPER_FP32,   /* float: f16 hi + lo, three products; or six of three bf16 parts */
-    FBNI_HOPPER_HALF,   /* x float: f16 hi + lo; w of a half type: f16 hi; or bf16, three and two */
     FBNI_HOPPER_KINDS
 } fbni_hopper_kind;
 
@@ -188,7 +187,7 @@ typedef struct fbni_hopper_operand {
 enum { FBNI_HOPPER_DEPTH_MOST = 65536 }; /* I */
 
 typedef struct fbni_hopper_split {
-    fbni_hopper_kind kind;          /* DIRECT, TF32, FP32 or HALF */
+    fbni_hopper_kind kind;          /* DIRECT, TF32 or FP32 */
     int64_t I, ld;                  /* ld: a multiple of 8; of DIRECT, of 32 */
     fbni_hopper_operand operand[2]; /* split before: from is NULL; not there: largest too */
     fbni_hopper_control *control;   /* NULL: no verdict, and the rescue comes always */
@@ -215,27 +214,19 @@ static inline int fbni_hopper_is_single(fbni_hopper_kind kind)
 {
     return kind == FBNI_HOPPER_DIRECT || kind == FBNI_HOPPER_TF32;
 }
-/* Parts of x of this kind, as many as its rescue has. */
+/* Parts of an operand of this kind, as many as its rescue has. */
 static inline int fbni_hopper_parts(fbni_hopper_kind kind)
 {
-    return kind == FBNI_HOPPER_FP32 || kind == FBNI_HOPPER_HALF ? 3
-           : fbni_hopper_is_single(kind)                        ? 2
-                                                                : 1;
-}
-/* The same of w. */
-static inline int fbni_hopper_w_parts(fbni_hopper_kind kind)
-{
-    return kind == FBNI_HOPPER_HALF ? 2 : fbni_hopper_parts(kind);
+    return kind == FBNI_HOPPER_FP32 ? 3 : fbni_hopper_is_single(kind) ? 2 : 1;
 }
 
 /* ---- transposed operands in parts (hopper_transpose.cu) ---- */
 
 /* A matrix [rows, columns] and the parts of its transpose: parts[p][column][row], `ld` apart. */
 typedef struct fbni_hopper_transpose {
-    fbni_hopper_kind kind; /* TF32, FP32 or HALF */
-    fbn_dtype dtype;
+    fbni_hopper_kind kind;             /* TF32 or FP32 */
     int64_t rows, columns, ldfrom, ld; /* ld: a multiple of 8 */
-    const void *from;
+    const float *from;
     const float *row_scales;    /* or NULL; row r is multiplied by fbni::power_of of its entry */
     const float *column_scales; /* or NULL; column c was divided by fbni::power_of of its entry */
     unsigned *maxima;           /* columns: the largest finite magnitude, as float's bits */

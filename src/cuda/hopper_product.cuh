@@ -13,7 +13,7 @@
  *               +--------------------+
  *
  * Operands may come in parts, x = 2^-e (x_0 + x_1 + ...), each 16-bit (hopper_split.cu). A slot of
- * shared memory holds 64 of the depth of one part of both operands; a may have fewer parts than b.
+ * shared memory holds 64 of the depth of one part of both operands.
  * The products of parts i and j with i + j < PARTS are taken, the smallest first.
  *
  * The tensor cores truncate what they add to an accumulator, to its own size. PROMOTE: after every
@@ -153,7 +153,7 @@ struct schedule {
 
 template <int COLUMNS>
 __device__ inline void load_tiles(ring<COLUMNS> r, schedule s, const CUtensorMap *a,
-                                  const CUtensorMap *b, int blocks, int parts, int a_parts)
+                                  const CUtensorMap *b, int blocks, int parts)
 {
     using tile = tile_of<COLUMNS>;
     constexpr int SHARE = COLUMNS / CLUSTER;
@@ -167,9 +167,8 @@ __device__ inline void load_tiles(ring<COLUMNS> r, schedule s, const CUtensorMap
         for (int block = 0; block < blocks; block++) {
             for (int part = 0; part < parts; part++, r.next()) {
                 barrier_wait(r.empty(), r.phase ^ 1);
-                barrier_expect(r.full(), part < a_parts ? tile::SLOT_BYTES : tile::B_BYTES);
-                if (part < a_parts)
-                    copy_box(r.slot(), a, r.full(), block * TILE_DEPTH, feature, part);
+                barrier_expect(r.full(), tile::SLOT_BYTES);
+                copy_box(r.slot(), a, r.full(), block * TILE_DEPTH, feature, part);
                 copy_box_to(r.slot() + tile::A_BYTES + (uint32_t)(rank * SHARE * tile::ROW_BYTES),
                             b, r.full(), block * TILE_DEPTH, row, part, (1 << CLUSTER) - 1);
             }
@@ -189,7 +188,7 @@ __device__ inline void release(ring<COLUMNS> &r, int count)
 }
 
 /* The products of one block of the depth, from the smallest to the largest. */
-template <half_type TYPE, int PARTS, int A_PARTS, int COLUMNS>
+template <half_type TYPE, int PARTS, int COLUMNS>
 __device__ inline void multiply_block(float (&d)[COLUMNS / 2], ring<COLUMNS> &read, uint32_t mine,
                                       bool fresh)
 {
@@ -206,7 +205,7 @@ __device__ inline void multiply_block(float (&d)[COLUMNS / 2], ring<COLUMNS> &re
 #pragma unroll
     for (int order = PARTS - 1; order >= 0; order--)
 #pragma unroll
-        for (int i = 0; i <= order && i < A_PARTS; i++)
+        for (int i = 0; i <= order; i++)
 #pragma unroll
             for (int k = 0; k < TILE_DEPTH / 16; k++)
                 instruction::multiply(d, a[i] + 2 * k, b[order - i] + 2 * k,
@@ -239,14 +238,14 @@ struct announcement {
 };
 
 /* d: the products over the whole depth. read and freed: walks of the same ring. */
-template <half_type TYPE, int PARTS, int A_PARTS, bool FOLLOW, int COLUMNS>
+template <half_type TYPE, int PARTS, bool FOLLOW, int COLUMNS>
 __device__ inline void multiply_depth(float (&d)[COLUMNS / 2], ring<COLUMNS> &read,
                                       ring<COLUMNS> &freed, uint32_t mine, int blocks,
                                       announcement<FOLLOW> &before)
 {
-    multiply_block<TYPE, PARTS, A_PARTS>(d, read, mine, true);
+    multiply_block<TYPE, PARTS>(d, read, mine, true);
     for (int block = 1; block < blocks; block++) {
-        multiply_block<TYPE, PARTS, A_PARTS>(d, read, mine, false);
+        multiply_block<TYPE, PARTS>(d, read, mine, false);
         before.at(block);
         wgmma_wait<1>(); /* the block before is done */
         release(freed, PARTS);
@@ -260,7 +259,7 @@ __device__ inline void multiply_depth(float (&d)[COLUMNS / 2], ring<COLUMNS> &re
 enum { TURN = 1, ALONE = 3 };
 
 /* sum: the same, block by block. */
-template <half_type TYPE, int PARTS, int A_PARTS, int COLUMNS>
+template <half_type TYPE, int PARTS, int COLUMNS>
 __device__ inline void multiply_promoted(float (&sum)[COLUMNS / 2], ring<COLUMNS> &read,
                                          ring<COLUMNS> &freed, uint32_t mine, int blocks)
 {
@@ -272,7 +271,7 @@ __device__ inline void multiply_promoted(float (&sum)[COLUMNS / 2], ring<COLUMNS
         sum[i] = 0;
     for (int block = 0; block < blocks; block++) {
         named_wait(TURN + group, 2 * GROUP);
-        multiply_block<TYPE, PARTS, A_PARTS>(d, read, mine, true);
+        multiply_block<TYPE, PARTS>(d, read, mine, true);
         named_arrive(TURN + 1 - group, 2 * GROUP);
         wgmma_wait<0>();
         pin(d);

@@ -15,8 +15,7 @@ namespace fbni
 {
 
 /* T: of y. */
-template <typename T, half_type TYPE, int PARTS, int W_PARTS, bool PROMOTE, bool FOLLOW,
-          int COLUMNS>
+template <typename T, half_type TYPE, int PARTS, bool PROMOTE, bool FOLLOW, int COLUMNS>
 __device__ inline void consume(ring<COLUMNS> read, schedule s, const product_arguments &a,
                                const CUtensorMap *out, bool scaled)
 {
@@ -31,9 +30,9 @@ __device__ inline void consume(ring<COLUMNS> read, schedule s, const product_arg
     for (; s.more(); s.next()) {
         int pair, batch_tile;
         if (PROMOTE)
-            multiply_promoted<TYPE, PARTS, W_PARTS>(d, read, freed, mine, a.blocks);
+            multiply_promoted<TYPE, PARTS>(d, read, freed, mine, a.blocks);
         else
-            multiply_depth<TYPE, PARTS, W_PARTS>(d, read, freed, mine, a.blocks, before);
+            multiply_depth<TYPE, PARTS>(d, read, freed, mine, a.blocks, before);
         before.make();
         s.where(&pair, &batch_tile);
         finish<T, COLUMNS>(d, a, out, read.store, pair * CLUSTER + (int)cluster_rank(), batch_tile,
@@ -63,11 +62,10 @@ struct result_of<half_type::BF16, 0> {
     using type = __nv_bfloat16;
 };
 
-/* RESCUE: parts of bf16 where *a.rescue says so; 0: never. w has W_PARTS and W_RESCUE of them.
+/* RESCUE: parts of bf16 where *a.rescue says so; 0: never.
  * FOLLOW: other blocks may follow; kernels of their own, since the code alone costs the others 5 us
  * of 125 (65536 x 512 -> 512, bf16). */
-template <int COLUMNS, half_type TYPE, int PARTS, int W_PARTS, bool PROMOTE, int RESCUE,
-          int W_RESCUE, bool FOLLOW>
+template <int COLUMNS, half_type TYPE, int PARTS, bool PROMOTE, int RESCUE, bool FOLLOW>
 __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     hopper_product(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x,
                    const __grid_constant__ CUtensorMap w_rescue,
@@ -106,15 +104,14 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     } else if (threadIdx.x < GROUP) {
         keep_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0)
-            load_tiles(r, s, rescue ? &w_rescue : &w, &x, a.blocks, rescue ? RESCUE : PARTS,
-                       rescue ? W_RESCUE : W_PARTS);
+            load_tiles(r, s, rescue ? &w_rescue : &w, &x, a.blocks, rescue ? RESCUE : PARTS);
     } else {
         take_registers<CONSUMER_REGISTERS>();
         if (RESCUE > 0 && rescue)
-            consume<T, half_type::BF16, (RESCUE > 0 ? RESCUE : 1), W_RESCUE, PROMOTE, FOLLOW>(
-                r, s, a, &out, false);
+            consume<T, half_type::BF16, (RESCUE > 0 ? RESCUE : 1), PROMOTE, FOLLOW>(r, s, a, &out,
+                                                                                    false);
         else
-            consume<T, TYPE, PARTS, W_PARTS, PROMOTE, FOLLOW>(r, s, a, &out, a.w_exponents != NULL);
+            consume<T, TYPE, PARTS, PROMOTE, FOLLOW>(r, s, a, &out, a.w_exponents != NULL);
     }
     __syncwarp();
     cluster_arrive(); /* the other block may still be writing to this one's shared memory */
@@ -123,12 +120,11 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         wait_for_kernels(); /* whoever waits for this one waits for that too */
 }
 
-#define FBNI_VARIANT(KIND, COLUMNS, TYPE, PARTS, W_PARTS, PROMOTE, RESCUE, W_RESCUE, FOLLOW)       \
+#define FBNI_VARIANT(KIND, COLUMNS, TYPE, PARTS, PROMOTE, RESCUE, FOLLOW)                          \
     {                                                                                              \
         FBNI_HOPPER_##KIND, COLUMNS, FOLLOW ? FOLLOWED : PLAIN, CLUSTER,                           \
             tile_of<COLUMNS>::SHARED_BYTES,                                                        \
-            hopper_product<COLUMNS, half_type::TYPE, PARTS, W_PARTS, PROMOTE, RESCUE, W_RESCUE,    \
-                           FOLLOW>                                                                 \
+            hopper_product<COLUMNS, half_type::TYPE, PARTS, PROMOTE, RESCUE, FOLLOW>               \
     }
 
 } // namespace fbni

@@ -5,11 +5,8 @@
 #include "hopper_product_kernel.cuh"
 
 const fbni::product_variant fbni::parts_variants[] = {
-    FBNI_VARIANT(FP32, 192, F16, 2, 2, true, 3, 3, false),
-    FBNI_VARIANT(FP32, 176, F16, 2, 2, true, 3, 3, false),
-    FBNI_VARIANT(FP32, 128, F16, 2, 2, true, 3, 3, false),
-    FBNI_VARIANT(HALF, 192, F16, 2, 1, true, 3, 2, false),
-    FBNI_VARIANT(HALF, 176, F16, 2, 1, true, 3, 2, false),
-    FBNI_VARIANT(HALF, 128, F16, 2, 1, true, 3, 2, false),
+    FBNI_VARIANT(FP32, 192, F16, 2, true, 3, false),
+    FBNI_VARIANT(FP32, 176, F16, 2, true, 3, false),
+    FBNI_VARIANT(FP32, 128, F16, 2, true, 3, false),
     {},
 };

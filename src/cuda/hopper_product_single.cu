@@ -5,14 +5,14 @@
 #include "hopper_product_kernel.cuh"
 
 const fbni::product_variant fbni::single_variants[] = {
-    FBNI_VARIANT(F16, 256, F16, 1, 1, false, 0, 0, false),
-    FBNI_VARIANT(F16, 256, F16, 1, 1, false, 0, 0, true),
-    FBNI_VARIANT(F16, 128, F16, 1, 1, false, 0, 0, false),
-    FBNI_VARIANT(BF16, 256, BF16, 1, 1, false, 0, 0, false),
-    FBNI_VARIANT(BF16, 256, BF16, 1, 1, false, 0, 0, true),
-    FBNI_VARIANT(BF16, 128, BF16, 1, 1, false, 0, 0, false),
-    FBNI_VARIANT(TF32, 256, F16, 1, 1, false, 2, 2, false),
-    FBNI_VARIANT(TF32, 256, F16, 1, 1, false, 2, 2, true),
-    FBNI_VARIANT(TF32, 128, F16, 1, 1, false, 2, 2, false),
+    FBNI_VARIANT(F16, 256, F16, 1, false, 0, false),
+    FBNI_VARIANT(F16, 256, F16, 1, false, 0, true),
+    FBNI_VARIANT(F16, 128, F16, 1, false, 0, false),
+    FBNI_VARIANT(BF16, 256, BF16, 1, false, 0, false),
+    FBNI_VARIANT(BF16, 256, BF16, 1, false, 0, true),
+    FBNI_VARIANT(BF16, 128, BF16, 1, false, 0, false),
+    FBNI_VARIANT(TF32, 256, F16, 1, false, 2, false),
+    FBNI_VARIANT(TF32, 256, F16, 1, false, 2, true),
+    FBNI_VARIANT(TF32, 128, F16, 1, false, 2, false),
     {},
 };

@@ -34,7 +34,7 @@ __device__ float power_at(const float *scales, int64_t row)
     return scales ? power_of_two(power_of(scales[row])) : 1;
 }
 
-template <typename T, bool WIDE>
+template <bool WIDE>
 __global__ void __launch_bounds__(BLOCK) column_maxima(fbni_hopper_transpose t, int lanes)
 {
     constexpr int COUNT = columns<float, WIDE>::COUNT;
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(BLOCK) column_maxima(fbni_hopper_transpose t, 
 #pragma unroll
         for (int i = 0; i < ROWS; i++)
             if (row + i * step < t.rows)
-                cols.load(v[i], (const T *)t.from + (row + i * step) * t.ldfrom);
+                cols.load(v[i], t.from + (row + i * step) * t.ldfrom);
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             const float power =
@@ -78,25 +78,22 @@ __device__ void column_exponents(const fbni_hopper_transpose &t, int64_t column,
     *e = *told + power;
 }
 
-template <typename T>
-struct loader {
-    /* 4 columns of a row; those that are not there read as 0. */
-    __device__ static void load(float (&v)[4], const fbni_hopper_transpose &t, int64_t row,
-                                int64_t column, bool wide)
-    {
-        const T *from = (const T *)t.from + row * t.ldfrom + column;
-        if (wide && row < t.rows && column + 4 <= t.columns) {
-            const pack<T, 4> p = load_pack<T, 4>(from);
+/* 4 columns of a row; those that are not there read as 0. */
+__device__ void load_columns(float (&v)[4], const fbni_hopper_transpose &t, int64_t row,
+                             int64_t column, bool wide)
+{
+    const float *from = t.from + row * t.ldfrom + column;
+    if (wide && row < t.rows && column + 4 <= t.columns) {
+        const pack<float, 4> p = load_pack<float, 4>(from);
 #pragma unroll
-            for (int k = 0; k < 4; k++)
-                v[k] = to_real(p.at[k]);
-        } else {
+        for (int k = 0; k < 4; k++)
+            v[k] = p.at[k];
+    } else {
 #pragma unroll
-            for (int k = 0; k < 4; k++)
-                v[k] = row < t.rows && column + k < t.columns ? to_real(from[k]) : 0;
-        }
+        for (int k = 0; k < 4; k++)
+            v[k] = row < t.rows && column + k < t.columns ? from[k] : 0;
     }
-};
+}
 
 /* Two rows of 4 columns, to shared memory; most: the largest hi of either row. */
 template <parts_of OF, int PARTS>
@@ -161,14 +158,12 @@ __device__ void note_largest(uint16_t *shared, unsigned (&most)[2])
 
 /* Where the largest entries of the tiles' rows go, one line for each 64 columns: where the last
  * part of the rescue will lie. */
-template <typename T>
 __host__ __device__ uint16_t *notes_of(const fbni_hopper_transpose &t)
 {
-    const bool three = sizeof(T) == sizeof(float) && t.kind != FBNI_HOPPER_TF32;
-    return t.rescue + (three ? 2 : 1) * t.columns * t.ld;
+    return t.rescue + (t.kind == FBNI_HOPPER_TF32 ? 1 : 2) * t.columns * t.ld;
 }
 
-template <typename T, parts_of OF, int PARTS>
+template <parts_of OF, int PARTS>
 __device__ void transpose_tile(const fbni_hopper_transpose &t, int64_t row, int64_t column,
                                bool wide, uint32_t (*shared)[SIDE * STRIDE])
 {
@@ -181,7 +176,7 @@ __device__ void transpose_tile(const fbni_hopper_transpose &t, int64_t row, int6
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int e = 0; e < 2; e++)
-            loader<T>::load(v[i][e], t, row + 2 * pair + 32 * i + e, column + my_column, wide);
+            load_columns(v[i][e], t, row + 2 * pair + 32 * i + e, column + my_column, wide);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         const int64_t at = column + my_column + k;
@@ -213,12 +208,12 @@ __device__ void transpose_tile(const fbni_hopper_transpose &t, int64_t row, int6
     }
     __syncthreads();
     if (OF != parts_of::BF16 && threadIdx.x < SIDE && row + threadIdx.x < t.ld)
-        notes_of<T>(t)[column / SIDE * t.ld + row + threadIdx.x] =
+        notes_of(t)[column / SIDE * t.ld + row + threadIdx.x] =
             max(largest[0][threadIdx.x], largest[1][threadIdx.x]);
     store_columns<PARTS>(t, OF == parts_of::BF16 ? t.rescue : t.parts, row, column, shared);
 }
 
-template <typename T, parts_of OF, int PARTS>
+template <parts_of OF, int PARTS>
 __global__ void __launch_bounds__(BLOCK, BLOCKS)
     hopper_transpose(fbni_hopper_transpose t, bool wide)
 {
@@ -228,112 +223,55 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS)
     if (OF == parts_of::BF16 && !needs_rescue(t.kind, t.ld, t.control))
         return;
     for (int64_t tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        transpose_tile<T, OF, PARTS>(t, tile / across * SIDE, tile % across * SIDE, wide, shared);
+        transpose_tile<OF, PARTS>(t, tile / across * SIDE, tile % across * SIDE, wide, shared);
         __syncthreads();
     }
 }
 
 /* ---- launching ---- */
 
-template <typename T>
-bool is_wide_source(const fbni_hopper_transpose &t)
-{
-    return (uintptr_t)t.from % (4 * sizeof(T)) == 0 && t.ldfrom % 4 == 0;
-}
-
-template <typename T, parts_of OF, int PARTS>
+template <parts_of OF, int PARTS>
 cudaError_t launch_parts(const fbni_cuda_queue *queue, const fbni_hopper_transpose &t)
 {
     const int64_t tiles = ceil_div(t.columns, SIDE) * ceil_div(t.rows, SIDE);
     const int64_t blocks = least(tiles, (int64_t)queue->processors * BLOCKS);
+    const bool wide = (uintptr_t)t.from % 16 == 0 && t.ldfrom % 4 == 0;
 
-    return launch(hopper_transpose<T, OF, PARTS>, (unsigned)blocks, BLOCK, queue->stream, t,
-                  is_wide_source<T>(t));
+    return launch(hopper_transpose<OF, PARTS>, (unsigned)blocks, BLOCK, queue->stream, t, wide);
 }
-
-template <typename T>
-cudaError_t launch_maxima(const fbni_cuda_queue *queue, const fbni_hopper_transpose &t)
-{
-    const int lanes = fbni_cuda_lanes(t.columns, sizeof(float));
-    const int64_t slabs = fbni_cuda_slabs(t.columns, lanes, sizeof(float));
-    const int blocks = fbni_cuda_share_rows(slabs, (int64_t)queue->processors * 8,
-                                            ceil_div(t.rows, BLOCK / lanes * ROWS));
-
-    return launch(is_wide(t.from, t.ldfrom, t.columns, 4, sizeof(T)) ? column_maxima<T, true>
-                                                                     : column_maxima<T, false>,
-                  dim3((unsigned)slabs, (unsigned)blocks), BLOCK, queue->stream, t, lanes);
-}
-
-/* call.operator()<T>() for the type of the matrix. */
-template <typename CALL>
-cudaError_t for_type(fbn_dtype dtype, const CALL &call)
-{
-    switch (dtype) {
-    case FBN_BF16:
-        return call.template operator()<__nv_bfloat16>();
-    case FBN_F16:
-        return call.template operator()<__half>();
-    default:
-        return call.template operator()<float>();
-    }
-}
-
-struct call_maxima {
-    const fbni_cuda_queue *queue;
-    const fbni_hopper_transpose &t;
-    template <typename T>
-    cudaError_t operator()() const
-    {
-        return launch_maxima<T>(queue, t);
-    }
-};
-
-struct call_split {
-    const fbni_cuda_queue *queue;
-    const fbni_hopper_transpose &t;
-    template <typename T>
-    cudaError_t operator()() const
-    {
-        const bool low = sizeof(T) == sizeof(float) && t.kind != FBNI_HOPPER_TF32;
-        const cudaError_t error = low ? launch_parts<T, parts_of::HI_LO, 2>(queue, t)
-                                      : launch_parts<T, parts_of::HI, 1>(queue, t);
-        const fbni_hopper_judgement judgement = {
-            t.kind,
-            t.ld,
-            {{t.largest, notes_of<T>(t), (int)ceil_div(t.columns, SIDE), 0}, {}},
-            NULL,
-        };
-        return error == cudaSuccess ? fbni_hopper_judge(queue, &judgement) : error;
-    }
-};
-
-struct call_rescue {
-    const fbni_cuda_queue *queue;
-    const fbni_hopper_transpose &t;
-    template <typename T>
-    cudaError_t operator()() const
-    {
-        const bool low = sizeof(T) == sizeof(float) && t.kind != FBNI_HOPPER_TF32;
-        return low ? launch_parts<T, parts_of::BF16, 3>(queue, t)
-                   : launch_parts<T, parts_of::BF16, 2>(queue, t);
-    }
-};
 
 } // namespace
 
 cudaError_t fbni_hopper_column_maxima(const fbni_cuda_queue *queue, const fbni_hopper_transpose *t)
 {
-    return for_type(t->dtype, call_maxima{queue, *t});
+    const int lanes = fbni_cuda_lanes(t->columns, sizeof(float));
+    const int64_t slabs = fbni_cuda_slabs(t->columns, lanes, sizeof(float));
+    const int blocks = fbni_cuda_share_rows(slabs, (int64_t)queue->processors * 8,
+                                            ceil_div(t->rows, BLOCK / lanes * ROWS));
+    const bool wide = is_wide(t->from, t->ldfrom, t->columns, 4, sizeof(float));
+
+    return launch(wide ? column_maxima<true> : column_maxima<false>,
+                  dim3((unsigned)slabs, (unsigned)blocks), BLOCK, queue->stream, *t, lanes);
 }
 
 cudaError_t fbni_hopper_transpose_operand(const fbni_cuda_queue *queue,
                                           const fbni_hopper_transpose *t)
 {
-    return for_type(t->dtype, call_split{queue, *t});
+    const cudaError_t error = t->kind == FBNI_HOPPER_TF32
+                                  ? launch_parts<parts_of::HI, 1>(queue, *t)
+                                  : launch_parts<parts_of::HI_LO, 2>(queue, *t);
+    const fbni_hopper_judgement judgement = {
+        t->kind,
+        t->ld,
+        {{t->largest, notes_of(*t), (int)ceil_div(t->columns, SIDE), 0}, {}},
+        NULL,
+    };
+    return error == cudaSuccess ? fbni_hopper_judge(queue, &judgement) : error;
 }
 
 cudaError_t fbni_hopper_transpose_rescue(const fbni_cuda_queue *queue,
                                          const fbni_hopper_transpose *t)
 {
-    return for_type(t->dtype, call_rescue{queue, *t});
+    return t->kind == FBNI_HOPPER_TF32 ? launch_parts<parts_of::BF16, 2>(queue, *t)
+                                       : launch_parts<parts_of::BF16, 3>(queue, *t);
 }

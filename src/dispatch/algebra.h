@@ -62,6 +62,7 @@ typedef struct fbni_batch_stats {
 typedef struct fbni_feature_grads {
     double dgamma, dbeta, dt, ds, db;
     double alpha, du_u, du_1; /* du = alpha (g + du_u (u - c) + du_1) */
+    double mean_kappa;        /* training: the mean of g zhat, else 0 */
 } fbni_feature_grads;
 
 FBNI_INLINE double fbni_reciprocal_root(double value)
@@ -178,18 +179,26 @@ FBNI_INLINE fbni_feature_grads fbni_feature_grads_of(fbni_feature f, fbni_norm n
     d.dt = f.gamma * kappa + f.beta * G;
     d.alpha = fbni_alpha(f, n.r, single);
     if (batch > 0) {
-        const double mean_kappa = kappa / (double)batch;
+        d.mean_kappa = kappa / (double)batch;
         d.ds = f.t * f.gamma * n.r * (n.r * n.r * eps) * (K - n.d * G);
         d.db = 0;
-        d.du_u = -mean_kappa * n.r * f.s;
-        d.du_1 = -(G / (double)batch + mean_kappa * n.r * n.e);
+        d.du_u = -d.mean_kappa * n.r * f.s;
+        d.du_1 = -(G / (double)batch + d.mean_kappa * n.r * n.e);
     } else {
         d.ds = f.t * f.gamma * n.r * (K + (n.c + f.b) * G);
         d.db = f.t * f.gamma * f.s * n.r * G;
         d.du_u = 0;
         d.du_1 = 0;
+        d.mean_kappa = 0;
     }
     return d;
+}
+
+/* What no |du| passes, where g_most is the largest |g|: |zhat| <= sqrt(N), as no deviation from a
+ * mean is more than sqrt(N) standard deviations (Samuelson 1968). */
+FBNI_INLINE double fbni_du_bound(fbni_feature_grads d, double g_most, double batch)
+{
+    return fabs(d.alpha) * (g_most + fabs(d.du_1) + fabs(d.mean_kappa) * sqrt(batch));
 }
 
 #endif
