@@ -427,8 +427,8 @@ FBN_API fbn_status fbn_layer_saved_size(const fbn_layer *layer, int64_t batch, s
  * FBN_ERR_DEVICE: the device failed; the outputs are undefined.
  * Threads and streams: one thread at a time for a layer; on CUDA queued on the context's stream.
  * Accuracy: within twice the error of the unfused computation in the same precision; half types
- * round once, at the end, but where saved is NULL a GPU may keep u in 16 bits until then: to 2^-11
- * of its distance from the mean of some rows (fbn_layer_describe: train_packed, train_followed). */
+ * round once, at the end, but on a GPU u may be kept in 16 bits until then, and in saved: to 2^-11 of
+ * its distance from the mean of some rows (fbn_layer_describe: train_packed, train_followed). */
 FBN_API fbn_status fbn_forward_train(fbn_layer *layer, const fbn_params *params,
                                      const fbn_forward_args *args);
 

@@ -216,33 +216,44 @@ static void activate(fbn_activation activation, int64_t o, const long double *v,
     }
 }
 
-/* v = t (gamma zhat + beta), and t gamma zhat is proportional to u's distance from the mean. */
-static double centred(const problem *p, const trace *t, int64_t e)
+/* What packing may lose of each u [n,o], as oracle.h says. */
+static double *lost_of_u(const problem *p, const trace *t)
 {
-    int64_t j = e % p->o;
-    double gamma = p->gamma ? p->gamma[j] : 1;
-    return fabs(scale(p->post, p->post_scale, j) * gamma * (double)t->zhat[e]);
+    double *lost = values(p->n * p->o);
+    for (int64_t j = 0; j < p->o; j++) {
+        double mean = 0, most = 0;
+        for (int64_t n = 0; n < p->n; n++)
+            mean += (double)t->u[n * p->o + j] / (double)p->n;
+        for (int64_t n = 0; n < p->n; n++)
+            most = fmax(most, fabs((double)t->u[n * p->o + j] - mean));
+        for (int64_t n = 0; n < p->n; n++)
+            lost[n * p->o + j] = 0x1p-11 * (fabs((double)t->u[n * p->o + j] - mean) + most);
+    }
+    return lost;
 }
 
 void condition_of_packing(const problem *p, const trace *exact, double *lost)
 {
-    double *most = values(p->o), *none = values(p->o), *cv = values(p->o), *own = values(p->o);
-    for (int64_t e = 0; e < p->n * p->o; e++)
-        most[e % p->o] = fmax(most[e % p->o], centred(p, exact, e));
+    double *none = values(p->o), *cv = values(p->o), *own = values(p->o);
+    double *lost_u = lost_of_u(p, exact);
     for (int64_t n = 0; n < p->n; n++) {
         const long double *v = exact->v + n * p->o, *y = exact->out[OUT_Y] + n * p->o;
         double *cy = lost + n * p->o;
-        for (int64_t j = 0; j < p->o; j++)
-            cv[j] = 0x1p-11 * (centred(p, exact, n * p->o + j) + most[j]);
+        for (int64_t j = 0; j < p->o; j++) {
+            double gamma = p->gamma ? p->gamma[j] : 1;
+            double slope = scale(p->post, p->post_scale, j) * gamma *
+                           scale(p->pre, p->pre_scale, j) * (double)exact->rstd[j];
+            cv[j] = times(fabs(slope), lost_u[n * p->o + j]);
+        }
         activate(p->activation, p->o, v, y, 1, cv, cy);
         activate(p->activation, p->o, v, y, 1, none, own); /* what the activation itself loses */
         for (int64_t j = 0; j < p->o; j++)
             cy[j] -= own[j];
     }
-    free(most);
     free(none);
     free(cv);
     free(own);
+    free(lost_u);
 }
 
 /* What no |du| of column j passes; 0 where it is not finite. */
@@ -375,8 +386,9 @@ static void backward(const problem *p, const trace *t, double reach, double unde
     }
 }
 
-void condition_compute(const problem *p, const trace *exact, double unit, double least,
-                       bool wants_backward, double *condition[OUTPUTS])
+/* lost: of u after the moments were taken, in units of roundoff; or NULL. */
+static void compute(const problem *p, const trace *exact, double unit, double least,
+                    bool wants_backward, const double *lost, double *condition[OUTPUTS])
 {
     int64_t no = p->n * p->o, o = p->o;
     double underflow = least / unit, reach = condition_reach(p, unit);
@@ -388,6 +400,10 @@ void condition_compute(const problem *p, const trace *exact, double unit, double
     product(p, underflow, &c);
     for (int64_t j = 0; j < o; j++) {
         statistics(p, exact, j, unit, &c, condition);
+        for (int64_t n = 0; n < p->n && lost; n++) {
+            c.u[n * o + j] += lost[n * o + j];
+            c.z[n * o + j] += fabs(scale(p->pre, p->pre_scale, j)) * lost[n * o + j];
+        }
         normalise(p, exact, j, &c);
     }
     for (int64_t n = 0; n < p->n; n++)
@@ -398,4 +414,23 @@ void condition_compute(const problem *p, const trace *exact, double unit, double
 
     free(c.u), free(c.z), free(c.zhat), free(c.v), free(c.mean);
     free(c.rstd), free(c.g), free(c.dzhat), free(c.du);
+}
+
+void condition_compute(const problem *p, const trace *exact, double unit, double least,
+                       bool wants_backward, double *condition[OUTPUTS])
+{
+    compute(p, exact, unit, least, wants_backward, NULL, condition);
+}
+
+void condition_of_packed_gradients(const problem *p, const trace *exact, double unit, double least,
+                                   double *const condition[OUTPUTS], double *lost[OUTPUTS])
+{
+    double *lost_u = lost_of_u(p, exact);
+    for (int64_t e = 0; e < p->n * p->o; e++)
+        lost_u[e] /= unit;
+    compute(p, exact, unit, least, true, lost_u, lost);
+    for (int k = 0; k < OUTPUTS; k++)
+        for (int64_t e = 0; e < exact->size[k]; e++)
+            lost[k][e] = unit * fmax(lost[k][e] - condition[k][e], 0);
+    free(lost_u);
 }

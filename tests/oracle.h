@@ -92,6 +92,11 @@ void condition_compute(const problem *p, const trace *exact, double unit, double
  * some value between its column's least and largest. */
 void condition_of_packing(const problem *p, const trace *exact, double *lost);
 
+/* The same of every output after a backward, where the moments were taken before. condition: what
+ * condition_compute gave. */
+void condition_of_packed_gradients(const problem *p, const trace *exact, double unit, double least,
+                                   double *const condition[OUTPUTS], double *lost[OUTPUTS]);
+
 /* How far dx [n,i] and dW [o,i] can move where du [n,o] is rounded to numbers with this unit
  * roundoff, and loses this part of the largest |du| that the columns' largest |g| and means allow
  * (algebra.h, fbni_du_bound). */

@@ -48,14 +48,21 @@ static void free_condition(double *condition[OUTPUTS])
 
 /* relu's derivative jumps where v = 0: there the sign of a rounding error decides, in any correct
  * computation. dy = 0 takes these elements out. */
-static void avoid_kink(const test_case *c, inputs *in, const trace *exact, double margin,
-                       double *condition[OUTPUTS])
+static void avoid_kink(const test_case *c, inputs *in, const problem *p, const trace *exact,
+                       double margin, double *condition[OUTPUTS])
 {
+    double *lost;
     if (c->activation != FBN_ACT_RELU)
         return;
+    lost = calloc((size_t)exact->size[OUT_Y] + 1, sizeof *lost);
+    if (!lost)
+        abort();
+    if (is_half(c->dtype))
+        condition_of_packing(p, exact, lost);
     for (int64_t e = 0; e < exact->size[OUT_Y]; e++)
-        if (fabs((double)exact->v[e]) < margin * condition[OUT_Y][e])
+        if (fabs((double)exact->v[e]) < margin * condition[OUT_Y][e] + 2 * lost[e])
             in->dy[e] = 0;
+    free(lost);
 }
 
 static void raise_factors(const trace *exact, const trace *naive, double *const condition[OUTPUTS],
@@ -84,13 +91,22 @@ static void raise_by_naive(const test_case *c, const problem *p, reference_depth
     trace_destroy(naive);
 }
 
+/* Of what the layer adds up and stores: the unit of roundoff, and the smallest number. */
+static double unit_of(const test_case *c)
+{
+    return c->math == FBN_MATH_TF32 ? 0x1p-11 : (double)format_ulp(format_param(c->dtype), 1) / 2;
+}
+
+static double least_of(const test_case *c)
+{
+    return (double)format_ulp(format_param(c->dtype), 0);
+}
+
 /* One draw: the exact results, their conditions, and the naive computation's share of them. */
 static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, inputs *in,
                       trace **exact, double *condition[OUTPUTS], double factor[OUTPUTS])
 {
-    double unit =
-        c->math == FBN_MATH_TF32 ? 0x1p-11 : (double)format_ulp(format_param(c->dtype), 1) / 2;
-    double least = (double)format_ulp(format_param(c->dtype), 0);
+    double unit = unit_of(c), least = least_of(c);
     inputs_draw(in, c, seed);
     problem p = inputs_problem(c, in);
     *exact = trace_create(&p);
@@ -105,7 +121,7 @@ static void draw_once(const test_case *c, uint64_t seed, reference_depth depth, 
     if (depth == UP_TO_FORWARD || c->activation == FBN_ACT_RELU)
         condition_compute(&p, *exact, unit, least, false, condition);
     if (depth == UP_TO_BACKWARD) {
-        avoid_kink(c, in, *exact, condition_reach(&p, unit), condition);
+        avoid_kink(c, in, &p, *exact, condition_reach(&p, unit), condition);
         oracle_backward(wide_precision(c), &p, *exact);
         condition_compute(&p, *exact, unit, least, true, condition);
     }
@@ -126,11 +142,12 @@ static reference *create(const test_case *c, uint64_t seed, reference_depth dept
     r->depth = depth;
     draw_once(c, seed, depth, &r->in, &r->exact, r->condition, r->factor);
     r->p = inputs_problem(c, &r->in);
-    r->packing = calloc((size_t)r->exact->size[OUT_Y] + 1, sizeof *r->packing);
-    if (!r->packing)
-        abort();
-    if (depth != NUMBERS_ONLY)
-        condition_of_packing(&r->p, r->exact, r->packing);
+    allocate_condition(r->exact, r->packing);
+    if (depth == UP_TO_BACKWARD && is_half(c->dtype))
+        condition_of_packed_gradients(&r->p, r->exact, unit_of(c), least_of(c), r->condition,
+                                      r->packing);
+    if (depth != NUMBERS_ONLY && is_half(c->dtype))
+        condition_of_packing(&r->p, r->exact, r->packing[OUT_Y]);
     allocate_condition(r->exact, r->rounding);
     if (depth == UP_TO_BACKWARD && is_half(c->dtype))
         condition_of_rounding(&r->p, r->exact, (double)format_ulp(c->dtype, 1) / 2,
@@ -164,7 +181,7 @@ void reference_release(reference *r)
     free_condition(r->condition);
     inputs_free(&r->in);
     free_condition(r->rounding);
-    free(r->packing);
+    free_condition(r->packing);
     free(r);
 }
 
@@ -200,15 +217,15 @@ static long double allowance(const reference *r, output k, const char *layer, fb
 {
     bool splits = does_split(layer);
     bool packs = (strstr(layer, "train_packed") || strstr(layer, "train_followed")) &&
-                 is_half(r->c.dtype) && r->c.training && !r->c.saved && r->depth == UP_TO_FORWARD;
+                 is_half(r->c.dtype) && r->c.training;
     bool rounds = strstr(layer, "gradients_cublas") && is_half(r->c.dtype);
     fbn_dtype real = format_param(r->c.dtype);
     long double oracle_unit = real == FBN_F64 ? LDBL_EPSILON / 2 : DBL_EPSILON / 2;
     double factor = splits ? fmax(r->factor[k], FLT_EPSILON / 2) : r->factor[k];
     long double allowed = (2 * (long double)factor + oracle_unit) * r->condition[k][e] +
                           4 * format_ulp(real, expected);
-    if (packs && k == OUT_Y)
-        allowed += r->packing[e];
+    if (packs)
+        allowed += r->packing[k][e];
     if (rounds && (k == OUT_DX || k == OUT_DW))
         allowed += r->rounding[k][e];
     if (added != 0) /* the naive sum's own rounding */

@@ -22,9 +22,10 @@
  * too. And its infinities may become NaNs (times the two parts of a number, of opposite signs):
  * what follows from that is accepted in y and the gradients where an infinity of u reaches, with an
  * activation over rows all of its row.
- * A half type's training that stores u in 16 bits where nobody else wants it (fbn_layer_describe
- * names it: train_packed, train_followed) loses up to 2^-11 of u's distance from the mean of some
- * rows, which is added, as far as y feels it.
+ * A half type's training may store u in 16 bits (fbn_layer_describe names it: train_packed,
+ * train_followed), and so may what saves it; it loses up to 2^-11 of u's distance from the mean of
+ * some rows, which is added, as far as y and the gradients feel it. Where that may be the sign of v,
+ * relu's dy is 0.
  * A half type's du may be rounded to it before the products (gradients_cublas), f16's times a power
  * of two, so that it loses no more than 2^-39 of the largest that there can be: dx and dW are off by
  * what that makes of them.
@@ -50,7 +51,7 @@ typedef struct reference {
     trace *exact;
     double *condition[OUTPUTS]; /* as many entries as exact->out */
     double factor[OUTPUTS];
-    double *packing;           /* as many entries as y: what is lost where u is packed */
+    double *packing[OUTPUTS];  /* y and the gradients: what is lost where u is packed */
     double *rounding[OUTPUTS]; /* dx and dW: what is lost where du is rounded */
     int holders;
 } reference;

@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-static case_table table, packed;
+static case_table table, packed, saved;
 
 typedef struct shape {
     int64_t n, i, o;
@@ -159,7 +159,7 @@ static test_case half_case(const kernel_row *row, int k)
     return c;
 }
 
-/* Without a saved buffer u is kept in 16 bits, by whole tiles and by the rest of one, in rows that
+/* u is kept in 16 bits, by whole tiles and by the rest of one, in rows that
  * the copy engine stores and in others. */
 static void add_packed(const kernel_row *row)
 {
@@ -171,6 +171,7 @@ static void add_packed(const kernel_row *row)
         c.activation = (fbn_activation)(k / 2 % 4); /* none to silu */
         c.bias = true;
         table_add(&packed, &c);
+        table_add(&saved, &c);
     }
 }
 
@@ -193,6 +194,13 @@ START_TEST(test_packed)
 }
 END_TEST
 
+/* As the backward finds it in a saved buffer. */
+START_TEST(test_saved)
+{
+    trial_run(&saved.cases[_i], true);
+}
+END_TEST
+
 static void add(Suite *suite)
 {
     size_t count;
@@ -211,8 +219,10 @@ static void add(Suite *suite)
             add_held(&rows[r]);
     harness_finish(&table);
     harness_finish(&packed);
+    harness_finish(&saved);
     harness_add(suite, "tiles", test_tiles, table.count);
     harness_add(suite, "packed", test_packed, packed.count);
+    harness_add(suite, "saved", test_saved, saved.count);
 }
 
 int main(void)
@@ -220,5 +230,6 @@ int main(void)
     int status = cuda_main("test_cuda_tiles", add);
     table_clear(&table);
     table_clear(&packed);
+    table_clear(&saved);
     return status;
 }

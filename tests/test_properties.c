@@ -201,6 +201,28 @@ START_TEST(test_smaller_batches)
 }
 END_TEST
 
+/* Who allocates for the largest batch has enough for every smaller one. */
+START_TEST(test_saved_sizes)
+{
+    test_case c = full_case(_i);
+    fbn_layer *layer;
+    size_t bytes, before = 0;
+    harness_enter("sizes of the saved buffer");
+    c.threads = 2;
+    c.activation = FBN_ACT_GELU;
+    fbn_layer_desc desc = case_desc(&c);
+    desc.max_batch = 2500, desc.in_features = 64, desc.out_features = 600;
+    HARNESS_OK(fbn_layer_create(&layer, harness_context(2), &desc));
+    for (int64_t batch = 0; batch <= desc.max_batch; batch++, before = bytes) {
+        HARNESS_OK(fbn_layer_saved_size(layer, batch, &bytes));
+        if (bytes < before)
+            harness_fail("%zu bytes for a batch of %lld, %zu for one less", bytes, (long long)batch,
+                         before);
+    }
+    fbn_layer_destroy(layer);
+}
+END_TEST
+
 /* ---- lifetimes and threads ------------------------------------------------------------------- */
 
 START_TEST(test_layer_outlives_context)
@@ -294,6 +316,8 @@ static void add(Suite *suite)
         harness_add(suite, "callers_workspace", test_callers_workspace, few);
     if (harness_selects("smaller batches"))
         harness_add(suite, "smaller_batches", test_smaller_batches, 4);
+    if (harness_selects("sizes of the saved buffer"))
+        harness_add(suite, "saved_sizes", test_saved_sizes, 4);
     if (harness_selects("layer outlives context"))
         harness_add(suite, "layer_outlives_context", test_layer_outlives_context, 4);
     if (harness_selects("side by side"))

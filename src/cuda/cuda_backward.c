@@ -35,6 +35,12 @@ static fbn_status run_features(const fbni_cuda_backward_job *job)
     };
     cudaError_t error = fbni_cuda_features_restore(queue, is_double, &restored);
 
+    if (error == cudaSuccess && job->gradient.packed.partials) {
+        const fbn_status status =
+            fbni_hopper_packed_sums(job->context, &job->gradient, job->partials);
+        if (status != FBN_OK)
+            return status;
+    }
     if (error == cudaSuccess && fbni_is_rowwise(job->gradient.activation))
         error = fbni_cuda_softmax_dots(queue, &job->gradient);
     if (error == cudaSuccess)
@@ -79,12 +85,18 @@ static fbn_status clear(const fbni_cuda_backward_job *job)
 
 static void point_at_saved(fbni_cuda_backward_job *job)
 {
-    const fbni_cuda_saved_layout s = fbni_cuda_saved_layout_of(&job->layer->desc, job->N);
+    const fbni_cuda_saved_layout s = fbni_cuda_saved_layout_of(job->layer, job->N);
     const char *saved = job->args->saved;
 
     job->norm = (const double *)(const void *)(saved + s.norm);
     job->gradient.u = saved + s.u;
     job->gradient.ldu = job->O;
+    if (s.packed)
+        job->gradient.packed = (fbni_cuda_packed){
+            .partials = (const float *)(const void *)(saved + s.moments),
+            .tile_rows = s.tile_rows,
+            .tiles = s.tiles,
+        };
     job->gradient.lse = saved + s.lse;
     job->features.norm = job->norm;
     job->features.saved = (const fbni_cuda_saved *)(const void *)saved;
@@ -179,6 +191,9 @@ fbn_status fbni_cuda_backward(void *layer_, const fbn_params *params, const fbn_
     set_gradient(&job, &w);
     if (job.N > 0)
         point_at_saved(&job);
+    if (job.gradient.packed.partials)
+        job.features.packed_chunks =
+            fbni_hopper_gradient_chunks(&layer->context->queue, &job.gradient);
     status = fbni_cuda_enter(layer->context);
     if (status != FBN_OK)
         return status;

@@ -6,13 +6,13 @@
  *               product u = x W^T
  *               train_slab (one launch), or column moments (unless the product took them in its
  *               epilogue), features and normalise; a Hopper product of a half type leaves u packed
- *               in y, where nobody else wants it (hopper_moments.cuh), and what comes after may
- *               begin before it ends (hopper_follow.cuh, hopper_held_finish.cu)
+ *               (hopper_moments.cuh), and what comes after may begin before it ends
+ *               (hopper_follow.cuh, hopper_held_finish.cu)
  *               softmax, where the activation is over rows
  *   inference:  features with frozen statistics, product, normalise or softmax
  *
- * u lies in y itself where y can hold it, in `saved` where the caller wants it, else in the
- * workspace.
+ * u lies in y itself where y can hold it, in `saved` where the caller wants it (packed, if training
+ * would pack it), else in the workspace.
  */
 #include "algebra.h"
 #include "cuda_hopper.h"
@@ -26,6 +26,7 @@ typedef struct forward_job {
     fbni_cuda_features features;
     fbni_cuda_finish finish;
     void *partials;
+    bool saves_packed;
     unsigned *done; /* for what begins before the product ends */
 } forward_job;
 
@@ -93,6 +94,20 @@ static fbni_hopper_tiles tiles_of(const forward_job *job)
     (void)fbni_cuda_is_hopper(job->product.row, &kind);
     return fbni_hopper_tiles_of(job->context, kind, job->finish.N, desc->in_features,
                                 desc->out_features);
+}
+
+/* u as the product packs it: where it is saved, else in y's place. */
+static void pack(forward_job *job)
+{
+    if (!job->saves_packed) {
+        job->product.u = job->args->y;
+        job->product.ldu = job->args->ldy;
+    }
+    job->finish.u = job->product.u;
+    job->finish.ldu = job->product.ldu;
+    job->product.finish = &job->finish;
+    job->product.partials = job->partials;
+    job->product.packed = true;
 }
 
 /* The product took the moments of each cluster's tiles, and counts when it is done. */
@@ -183,16 +198,14 @@ static fbn_status run_training(forward_job *job)
     const bool followed = train == FBNI_CUDA_TRAIN_FOLLOWED;
     if (followed)
         train = fbni_is_half(job->finish.dtype) ? FBNI_CUDA_TRAIN_PACKED : FBNI_CUDA_TRAIN_EPILOGUE;
-    if (train == FBNI_CUDA_TRAIN_PACKED && job->args->saved)
+    if (train == FBNI_CUDA_TRAIN_PACKED && job->args->saved && !job->saves_packed)
         train = FBNI_CUDA_TRAIN_EPILOGUE; /* u is wanted itself */
+    if (train == FBNI_CUDA_TRAIN_PACKED)
+        pack(job);
     if (followed)
         set_following(job, train == FBNI_CUDA_TRAIN_PACKED);
     if (fbni_cuda_is_epilogue(train))
         job->product.partials = job->partials;
-    if (train == FBNI_CUDA_TRAIN_PACKED) {
-        job->product.finish = &job->finish;
-        job->product.packed = true;
-    }
     if (job->product.packed && tiles_of(job).holders > 0 &&
         fbni_hopper_can_stage(&job->finish, true))
         job->product.done = job->done;
@@ -237,10 +250,10 @@ static fbn_status run_inference(forward_job *job)
 }
 
 /* u and what the backward needs lie in the caller's buffer. */
-static void point_at_saved(forward_job *job)
+static void point_at_saved(forward_job *job, bool training)
 {
     const fbn_layer_desc *desc = &job->layer->desc;
-    const fbni_cuda_saved_layout s = fbni_cuda_saved_layout_of(desc, job->args->batch);
+    const fbni_cuda_saved_layout s = fbni_cuda_saved_layout_of(job->layer, job->args->batch);
     char *saved = job->args->saved;
 
     job->features.saved = (fbni_cuda_saved *)(void *)saved;
@@ -248,6 +261,9 @@ static void point_at_saved(forward_job *job)
     job->finish.lse = fbni_is_rowwise(desc->activation) ? saved + s.lse : NULL;
     job->product.u = saved + s.u;
     job->product.ldu = desc->out_features;
+    job->saves_packed = training && s.packed;
+    if (job->saves_packed)
+        job->partials = saved + s.moments;
 }
 
 static void set_product(forward_job *job, const fbn_params *params, const fbni_cuda_workspace *w)
@@ -312,7 +328,7 @@ static fbn_status forward(fbni_cuda_layer *layer, const fbn_params *params,
     fbni_vectors(layer->workspace + w.affine, desc->out_features, fbni_real_size(desc->dtype),
                  &job.features.affine.alpha, &job.features.affine.c, &job.features.affine.shift);
     if (args->saved)
-        point_at_saved(&job);
+        point_at_saved(&job, training);
     job.features.u = job.product.u;
     job.features.ldu = job.product.ldu;
     job.finish = (fbni_cuda_finish){

@@ -7,8 +7,14 @@
 /* du as reals, or rounded to the data's type. */
 static fbn_status write_du(fbni_cuda_backward_job *job, bool rounds)
 {
+    fbn_status status = FBN_OK;
+
     job->input.rounds = rounds;
     job->input.scale = rounds ? job->features.scale : NULL;
+    if (job->gradient.packed.partials)
+        status = fbni_hopper_packed_du(job->context, &job->gradient, &job->input);
+    if (status != FBN_OK)
+        return status;
     return fbni_cuda_check(
         job->context->host,
         fbni_cuda_input_gradient_of(&job->context->queue, &job->gradient, &job->input),

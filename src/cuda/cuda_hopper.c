@@ -211,7 +211,7 @@ bool fbni_hopper_can_stage(const fbni_cuda_finish *f, bool packed)
     const size_t size = fbni_dtype_size(f->dtype);
 
     return fbni_hopper_is_mappable(f->y, f->ldy, size) &&
-           (packed || (size == sizeof(float) && fbni_hopper_is_mappable(f->u, f->ldu, size)));
+           fbni_hopper_is_mappable(f->u, f->ldu, size) && (packed || size == sizeof(float));
 }
 
 /* What follows: from where to where, and what y is made by. */
@@ -228,8 +228,7 @@ static fbn_status set_follow(fbni_cuda_context *c, const fbni_hopper_call *call,
     p->follow.features = *f->features;
     p->finish = *finish;
     if (fbni_hopper_map_stage(c, &p->follow.to, finish, finish->y, finish->ldy) ||
-        fbni_hopper_map_stage(c, &p->follow.from, finish, call->packed ? finish->y : finish->u,
-                              call->packed ? finish->ldy : finish->ldu))
+        fbni_hopper_map_stage(c, &p->follow.from, finish, finish->u, finish->ldu))
         return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused y");
     return FBN_OK;
 }
@@ -293,8 +292,12 @@ static fbn_status multiply_call(fbni_cuda_context *c, const fbni_hopper_call *ca
 {
     if (!call->finish)
         return multiply(c, p, FBN_F32, call->u, call->ldu);
-    p->stored = call->packed ? FBNI_HOPPER_PACKED : FBNI_HOPPER_Y;
     p->finish = *call->finish;
+    if (call->packed) {
+        p->stored = FBNI_HOPPER_PACKED;
+        return multiply(c, p, p->finish.dtype, call->u, call->ldu);
+    }
+    p->stored = FBNI_HOPPER_Y;
     return multiply(c, p, p->finish.dtype, p->finish.y, p->finish.ldy);
 }
 
@@ -431,7 +434,8 @@ fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *fini
 
 fbn_status fbni_hopper_finish_holders(fbni_cuda_context *c, fbni_hopper_held_finish *f)
 {
-    if (fbni_hopper_map_stage(c, &f->map, &f->finish, f->finish.y, f->finish.ldy))
+    if (fbni_hopper_map_stage(c, &f->from, &f->finish, f->finish.u, f->finish.ldu) ||
+        fbni_hopper_map_stage(c, &f->to, &f->finish, f->finish.y, f->finish.ldy))
         return c->host->fail(FBN_ERR_DEVICE, "cuTensorMapEncodeTiled refused y");
     return fbni_cuda_check(c->host, fbni_hopper_finish_held(&c->queue, f), "hopper_held_finish");
 }

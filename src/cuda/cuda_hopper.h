@@ -42,8 +42,7 @@ fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_ho
 fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
                                              fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O,
                                              bool eager);
-/* Whether the copy engine can bring what is stored, and take y: finish says where u (unless packed)
- * and y are. */
+/* Whether the copy engine can bring what is stored, and take y: finish says where both are. */
 bool fbni_hopper_can_stage(const fbni_cuda_finish *finish, bool packed);
 /* The chunks of column moments that the features are made of: the tiles, or, where there are some,
  * the holders. */
@@ -55,6 +54,9 @@ float *fbni_hopper_merged(const fbni_hopper_tiles *tiles, int64_t O, float *part
 size_t fbni_hopper_counts(const fbni_cuda_context *context, int64_t O);
 /* The most chunks, of tiles and holders together, of any batch of at most N rows. */
 int64_t fbni_hopper_most_chunks(const fbni_cuda_context *context, int64_t N);
+
+/* The most chunks of the backward's sums over packed u, of any batch of at most N rows. */
+int64_t fbni_hopper_most_gradient_chunks(const fbni_cuda_context *context, int64_t N, int64_t O);
 
 /* Entries from one row of parts to the next: the copy engine wants multiples of 16 bytes, and
  * FBNI_HOPPER_DIRECT groups of 32. */
@@ -88,7 +90,7 @@ typedef struct fbni_hopper_call {
     int64_t ldu;
     float *partials;                /* or NULL */
     const fbni_cuda_finish *finish; /* its affine is there, and y is written, not u; or NULL */
-    bool packed;                    /* no affine yet: u is written in y's place, packed */
+    bool packed;                    /* no affine yet: u is written packed */
     fbni_cuda_following following;
     unsigned *done; /* packed: fbni_hopper_product.held, or NULL */
 } fbni_hopper_call;
@@ -101,11 +103,11 @@ fbn_status fbni_hopper_allow(fbni_cuda_context *context, fbni_hopper_kind kind);
 
 /* u = x W^T (and its column moments). */
 fbn_status fbni_hopper_call_product(fbni_cuda_context *context, const fbni_hopper_call *call);
-/* y from u that a product has packed in its place; features as for fbni_hopper_normalise. */
+/* y from u that a product has packed; features as for fbni_hopper_normalise. */
 fbn_status fbni_hopper_finish(fbni_cuda_context *context, const fbni_cuda_finish *finish,
                               const fbni_cuda_features *features);
-/* Features, and y from u that a product with holders has packed in its place, where
- * fbni_hopper_can_stage; the map is set here. */
+/* Features, and y from u that a product with holders has packed, where fbni_hopper_can_stage; the
+ * maps are set here. */
 fbn_status fbni_hopper_finish_holders(fbni_cuda_context *context, fbni_hopper_held_finish *finish);
 /* The product of operands whose parts are there, of the float kinds. */
 typedef struct fbni_hopper_parts_call {
@@ -139,7 +141,13 @@ CUresult fbni_hopper_map_result(const fbni_cuda_context *context, fbn_dtype dtyp
 CUresult fbni_hopper_map_stage(const fbni_cuda_context *context, CUtensorMap *map,
                                const fbni_cuda_finish *finish, const void *matrix, int64_t ld);
 
-/* ---- the backward's products (cuda_hopper_backward.c) ---- */
+/* ---- the backward (cuda_hopper_backward.c) ---- */
+
+/* hopper_gradients.cu: where gradient->packed has partials, the sums and du after training. */
+fbn_status fbni_hopper_packed_sums(fbni_cuda_context *context, const fbni_cuda_gradient *gradient,
+                                   void *partials);
+fbn_status fbni_hopper_packed_du(fbni_cuda_context *context, const fbni_cuda_gradient *gradient,
+                                 const fbni_cuda_input_gradient *input);
 
 /* Memory for either product: the side of du; the side of W and of x; both in bytes. */
 typedef struct fbni_hopper_backward_memory {

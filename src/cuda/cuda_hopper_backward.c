@@ -73,6 +73,22 @@ fbni_hopper_backward_memory fbni_hopper_backward_memory_of(fbni_hopper_kind kind
 
 #ifdef FBNI_HAVE_HOPPER
 
+/* ---- passes over packed u ---- */
+
+fbn_status fbni_hopper_packed_sums(fbni_cuda_context *c, const fbni_cuda_gradient *gradient,
+                                   void *partials)
+{
+    return fbni_cuda_check(c->host, fbni_hopper_gradient_sums(&c->queue, gradient, partials),
+                           "packed_sums");
+}
+
+fbn_status fbni_hopper_packed_du(fbni_cuda_context *c, const fbni_cuda_gradient *gradient,
+                                 const fbni_cuda_input_gradient *input)
+{
+    return fbni_cuda_check(c->host, fbni_hopper_input_gradient(&c->queue, gradient, input),
+                           "packed_du");
+}
+
 /* ---- operands ---- */
 
 static fbni_hopper_operand operand_at(char *memory, const layout *l, int64_t rows)
@@ -204,6 +220,20 @@ fbn_status fbni_hopper_data_gradient(fbni_cuda_context *c, const fbni_hopper_gra
 }
 
 #else
+
+fbn_status fbni_hopper_packed_sums(fbni_cuda_context *c, const fbni_cuda_gradient *gradient,
+                                   void *partials)
+{
+    (void)gradient, (void)partials;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
+
+fbn_status fbni_hopper_packed_du(fbni_cuda_context *c, const fbni_cuda_gradient *gradient,
+                                 const fbni_cuda_input_gradient *input)
+{
+    (void)gradient, (void)input;
+    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
+}
 
 fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *c, const fbni_hopper_gradients *g,
                                        const float *x, int64_t ldx, float *out, int64_t ldout)

@@ -281,3 +281,12 @@ size_t fbni_hopper_counts(const fbni_cuda_context *context, int64_t O)
     return (size_t)(O / FBNI_HOPPER_HELD_FEATURES + 1 +
                     context->queue.processors / FBNI_HOPPER_CLUSTER);
 }
+
+int64_t fbni_hopper_most_gradient_chunks(const fbni_cuda_context *context, int64_t N, int64_t O)
+{
+    const int64_t pairs = (O + FBNI_HOPPER_PAIR - 1) / FBNI_HOPPER_PAIR;
+    const int64_t most = 4 * (int64_t)context->queue.processors / pairs; /* of divided tiles */
+    const int64_t tiles = N / 128 + 1;
+
+    return tiles > most ? tiles : most;
+}

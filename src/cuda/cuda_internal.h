@@ -138,10 +138,13 @@ typedef struct fbni_cuda_workspace {
     size_t total;
 } fbni_cuda_workspace;
 
-/* The saved buffer: the header, norm (4 × O doubles: r, c, e, d), lse (2 × N reals), u
- * (N×O reals). */
+/* The saved buffer: the header, norm (4 × O doubles: r, c, e, d), lse (2 × N reals), and u: N×O
+ * reals, or, after training that packs it, u packed and the moments of its tiles. */
 typedef struct fbni_cuda_saved_layout {
     size_t norm, lse, u, total;
+    bool packed; /* then: */
+    size_t moments;
+    int64_t tile_rows, tiles;
 } fbni_cuda_saved_layout;
 
 static inline bool fbni_is_single(fbn_dtype dtype)
@@ -195,7 +198,7 @@ static inline void fbni_vectors(char *p, int64_t O, size_t real, void **a, void 
 fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
                                            const fbn_layer_desc *desc,
                                            const fbni_cuda_choice *choice);
-fbni_cuda_saved_layout fbni_cuda_saved_layout_of(const fbn_layer_desc *desc, int64_t batch);
+fbni_cuda_saved_layout fbni_cuda_saved_layout_of(const fbni_cuda_layer *layer, int64_t batch);
 fbni_cuda_params fbni_cuda_params_of(const fbn_layer_desc *desc, const fbn_params *params);
 
 /* ---- errors and devices (cuda_context.c) ---- */
@@ -271,7 +274,7 @@ typedef struct fbni_forward_product {
     int64_t ldu;
     float *partials;                /* Hopper: where the moments go, or NULL */
     const fbni_cuda_finish *finish; /* Hopper: y is written instead of u; or NULL */
-    bool packed;                    /* u, packed, in its place; partials are there */
+    bool packed;                    /* u is written packed; partials are there, finish too */
     fbni_cuda_following following;  /* Hopper */
     unsigned *done;                 /* Hopper, packed: fbni_hopper_product.held, or NULL */
 } fbni_forward_product;

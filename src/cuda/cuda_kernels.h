@@ -105,6 +105,16 @@ static inline fbni_cuda_chunks fbni_cuda_chunks_of(int64_t resident, int64_t row
     return c;
 }
 
+/* u in 16 bits, by tiles of rows (hopper_moments.cuh): each feature relative to its moments there. */
+typedef struct fbni_cuda_packed {
+    /* moments, four reals as fbni_cuda_column_moments has them, tile t of T as chunk T - 1 - t; or
+     * NULL: u is not packed */
+    const float *partials;
+    int64_t tile_rows, tiles;
+    int band;       /* pairs of Hopper's feature tiles that were stored together */
+    int pairs_done; /* of them, whole bands, that are y already */
+} fbni_cuda_packed;
+
 /* ---- features ---- */
 
 /* The per-feature parameters, reals; NULL where absent. */
@@ -178,18 +188,8 @@ cudaError_t fbni_cuda_features_restore(const fbni_cuda_queue *queue, int is_doub
 
 /* ---- forward ---- */
 
-/* u in 16 bits, by tiles of rows (hopper_moments.cuh): each feature relative to its moments there. */
-typedef struct fbni_cuda_packed {
-    /* moments, four reals as fbni_cuda_column_moments has them, tile t of T as chunk T - 1 - t; or
-     * NULL: u is not packed */
-    const float *partials;
-    int64_t tile_rows, tiles;
-    int band;       /* pairs of Hopper's feature tiles that were stored together */
-    int pairs_done; /* of them, whole bands, that are y already */
-} fbni_cuda_packed;
-
-/* u [N,O] reals, y [N,O] of dtype; y may be u itself with the same leading dimension. packed: u is
- * in y's place, packed. */
+/* u [N,O] reals, or packed in 16 bits; y [N,O] of dtype; y may be u itself with the same leading
+ * dimension. */
 typedef struct fbni_cuda_finish {
     fbn_dtype dtype;
     fbn_activation activation;
@@ -232,8 +232,9 @@ typedef struct fbni_cuda_gradient {
     fbn_dtype dtype;
     fbn_activation activation;
     int64_t N, O;
-    const void *u; /* reals */
+    const void *u; /* reals, or packed */
     int64_t ldu;
+    fbni_cuda_packed packed; /* or no partials; with frozen statistics u is reals all the same */
     fbni_cuda_affine affine;
     const void *dy; /* dtype */
     int64_t lddy;
@@ -246,6 +247,9 @@ typedef struct fbni_cuda_gradient {
 /* softmax_dots.cu -- fills dots. */
 cudaError_t fbni_cuda_softmax_dots(const fbni_cuda_queue *queue,
                                    const fbni_cuda_gradient *gradient);
+
+/* Where u is packed, these do something with frozen statistics alone, and their twins of
+ * hopper_gradients.cu without. */
 
 /* gradient_sums.cu -- reals for each chunk q and column in partials[(q PARTS + part) O + column]:
  * part 0: sum of g, part 1: sum of g (u - centre); f16, part 2: the largest finite |g|. */
@@ -278,6 +282,7 @@ typedef struct fbni_cuda_feature_gradients {
     fbni_cuda_slopes slopes; /* written */
     double *sums;
     fbni_cuda_du_scale *scale; /* f16: bound is raised; else NULL */
+    int packed_chunks;         /* of the partials where u is packed, 0: it never is */
 } fbni_cuda_feature_gradients;
 cudaError_t fbni_cuda_features_backward(const fbni_cuda_queue *queue, int is_double,
                                         const fbni_cuda_feature_gradients *gradients,

@@ -23,8 +23,10 @@ static size_t partials_size(const fbni_cuda_context *context, const fbn_layer_de
                               ? (size_t)fbni_hopper_most_chunks(context, desc->max_batch)
                               : 0;
     const size_t forward = fbni_larger(4 * chunks, (size_t)(moments.reals * moments.chunks));
-    const size_t backward =
-        (size_t)fbni_cuda_gradient_sum_parts(desc->dtype) * (size_t)gradients.chunks;
+    const int64_t packed =
+        fbni_hopper_most_gradient_chunks(context, desc->max_batch, desc->out_features);
+    const size_t backward = (size_t)fbni_cuda_gradient_sum_parts(desc->dtype) *
+                            fbni_larger((size_t)gradients.chunks, chunks > 0 ? (size_t)packed : 0);
     return (forward > backward ? forward : backward) * O * real;
 }
 
@@ -80,16 +82,43 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     return w;
 }
 
-fbni_cuda_saved_layout fbni_cuda_saved_layout_of(const fbn_layer_desc *desc, int64_t batch)
+/* ---- the saved buffer ---- */
+
+/* Whether training packs u in 16 bits. */
+static bool packs(const fbni_cuda_layer *l, int64_t batch, fbni_hopper_tiles *tiles)
 {
+    const fbn_layer_desc *desc = &l->desc;
+    const fbni_cuda_row_id product = fbni_cuda_choose_product(l->context, desc, &l->choice, batch);
+    const fbni_cuda_row_id train =
+        fbni_cuda_choose_train(l->context, desc, &l->choice, product, batch);
+    fbni_hopper_kind kind;
+
+    if (!fbni_is_half(desc->dtype) || !fbni_cuda_is_hopper(product, &kind) ||
+        (train != FBNI_CUDA_TRAIN_PACKED && train != FBNI_CUDA_TRAIN_FOLLOWED))
+        return false;
+    *tiles = fbni_hopper_tiles_of(l->context, kind, batch, desc->in_features, desc->out_features);
+    return true;
+}
+
+fbni_cuda_saved_layout fbni_cuda_saved_layout_of(const fbni_cuda_layer *layer, int64_t batch)
+{
+    const fbn_layer_desc *desc = &layer->desc;
     const size_t real = fbni_real_size(desc->dtype);
     const size_t N = (size_t)batch, O = (size_t)desc->out_features;
+    fbni_hopper_tiles tiles;
     fbni_cuda_saved_layout s = {0};
 
     (void)fbni_place(&s.total, sizeof(fbni_cuda_saved));
     s.norm = fbni_place(&s.total, 4 * O * sizeof(double));
     s.lse = fbni_place(&s.total, fbni_is_rowwise(desc->activation) ? 2 * N * real : 0);
     s.u = fbni_place(&s.total, N * O * real);
+    if (batch > 0 && packs(layer, batch, &tiles)) {
+        const size_t chunks = (size_t)fbni_hopper_most_chunks(layer->context, batch);
+        s.moments = s.u + fbni_align(N * O * fbni_dtype_size(desc->dtype));
+        s.packed = s.moments + 4 * chunks * O * sizeof(float) <= s.total;
+        s.tile_rows = tiles.columns;
+        s.tiles = tiles.count;
+    }
     return s;
 }
 
@@ -237,6 +266,6 @@ const char *fbni_cuda_layer_describe(const void *layer)
 
 fbn_status fbni_cuda_layer_saved_size(const void *layer, int64_t batch, size_t *bytes)
 {
-    *bytes = fbni_cuda_saved_layout_of(&((const fbni_cuda_layer *)layer)->desc, batch).total;
+    *bytes = fbni_cuda_saved_layout_of(layer, batch).total;
     return FBN_OK;
 }

@@ -3,9 +3,10 @@
  * The features of a backward pass: G and K merged over the chunks, then by algebra.h the gradients
  * of the parameters and the slopes of du = alpha (g + (du_u (u - c) + du_1)), in double.
  *
- * A block has 32 features × 8 lanes; a lane adds every eighth chunk, then the lanes are added, in a
- * fixed order. Of f16 data the largest |du| that there can be is noted for its scale. The gradient of a scalar scale is the sum over all features: each feature leaves its
- * share, and one more block adds them.
+ * A block has 8 features × 32 lanes; a lane adds every 32nd chunk, then the lanes are added, in a
+ * fixed order. (Of packed u there are hundreds of chunks: 8 lanes took 11 us for 512.) Of f16 data the
+ * largest |du| that there can be is noted for its scale. The gradient of a scalar scale is the sum
+ * over all features: each feature leaves its share, and one more block adds them.
  */
 #include "features.cuh"
 
@@ -14,7 +15,7 @@ namespace
 
 using namespace fbni;
 
-constexpr int FEATURES = 32, LANES = 8;
+constexpr int FEATURES = 8, LANES = 32;
 
 template <typename R>
 __device__ void store_gradient(void *to, int64_t j, double value, int accumulate)
@@ -51,7 +52,7 @@ __device__ void store_feature(const fbni_cuda_feature_gradients &a, int64_t j,
 __device__ void raise_bound(unsigned *to, double bound)
 {
     const double most = warp_reduce(isfinite(bound) ? fmin(bound, (double)FLT_MAX) : 0, largest());
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0 && threadIdx.y == 0)
         raise(to, __float_as_uint(__double2float_ru(most)));
 }
 
@@ -63,10 +64,13 @@ __global__ void __launch_bounds__(FEATURES *LANES)
     __shared__ R most[LANES][FEATURES]; /* |g|, where du is scaled */
     const int64_t j = (int64_t)blockIdx.x * FEATURES + threadIdx.x;
     const R *from = partials + (j < a.O ? j : 0);
+    const bool frozen = a.saved->frozen != 0;
     const int64_t parts = a.scale ? 3 : 2;
     double sums[2] = {0, 0}, bound = 0;
     R my_most = 0;
 
+    if (a.packed_chunks > 0 && !frozen)
+        chunks = a.packed_chunks;
 #pragma unroll 4
     for (int q = (int)threadIdx.y; q < chunks; q += LANES) {
         sums[0] += (double)from[q * parts * a.O];
@@ -78,7 +82,6 @@ __global__ void __launch_bounds__(FEATURES *LANES)
     sum_lanes(sums, shared);
     if (threadIdx.y == 0 && j < a.O) {
         double G = sums[0], K = sums[1];
-        const bool frozen = a.saved->frozen != 0;
         const fbni_feature f = feature_of<R>(a.params, j);
         fbni_norm norm = load_norm(a.norm, a.O, j);
         if (is_foreign(a))
@@ -94,7 +97,7 @@ __global__ void __launch_bounds__(FEATURES *LANES)
             my_most = fmax(my_most, most[lane][threadIdx.x]);
         bound = fbni_du_bound(d, (double)my_most, (double)a.batch);
     }
-    if (a.scale && threadIdx.y == 0)
+    if (a.scale && threadIdx.y < 32 / FEATURES)
         raise_bound(&a.scale->bound, bound);
 }
 

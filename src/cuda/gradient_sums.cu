@@ -24,12 +24,6 @@ struct sums {
     R g[COUNT], gu[COUNT], most[COUNT];
 };
 
-/* Whether the largest |g| is wanted. */
-template <typename T>
-constexpr bool HAS_MOST = false;
-template <>
-constexpr bool HAS_MOST<__half> = true;
-
 /* Up to ROWS rows, `step` apart. */
 template <fbn_activation ACT, typename T, typename R, bool WIDE>
 __device__ void take_rows(sums<R> &total, const fbni_cuda_gradient &a, const columns<R, WIDE> &cols,
@@ -110,6 +104,8 @@ __global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 1 : FBNI_CUDA_GRADIENT
     R centre[sums<R>::COUNT];
     sums<R> total = {};
 
+    if (is_packed(a))
+        return;
     cols.load(centre, (const R *)a.centre);
     for (int64_t group = chunks.groups - 1 - (int64_t)blockIdx.y; group >= 0;
          group -= chunks.chunks)

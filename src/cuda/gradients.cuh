@@ -30,6 +30,31 @@ __device__ inline void gradient_row(R (&dy)[COUNT], const R (&u)[COUNT], const a
         dy[k] = gradient<ACT>(v(k, u[k]), dy[k], state);
 }
 
+/* Whether u is packed: then the passes of hopper_gradients.cu have it. */
+__device__ inline bool is_packed(const fbni_cuda_gradient &a)
+{
+    return a.packed.partials && !a.saved->frozen;
+}
+
+/* The power p of two for f16's du, bound 2^p < 2^15, as far as 2^p and 2^-p are floats. */
+__device__ inline int scale_power(const fbni_cuda_du_scale *scale)
+{
+    return min(14 + 127 - (int)(scale->bound >> 23), 126);
+}
+
+/* One thread leaves 2^-p for the products. */
+__device__ inline void keep_restore(fbni_cuda_du_scale *scale, int power)
+{
+    if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0)
+        scale->restore = power_of_two(-power);
+}
+
+/* Whether the largest |g| is wanted. */
+template <typename T>
+constexpr bool HAS_MOST = false;
+template <>
+constexpr bool HAS_MOST<__half> = true;
+
 /* Whether u and dy can be moved in vectors. */
 template <typename T>
 inline bool gradient_is_wide(const fbni_cuda_gradient &a)

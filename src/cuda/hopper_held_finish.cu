@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The features, and y = act(alpha (u - c) + shift), element by element, of u that the product that
- * holds W (hopper_held.cu) left packed in y. Two kernels whose blocks start as blocks of the one
+ * holds W (hopper_held.cu) left packed. Two kernels whose blocks start as blocks of the one
  * before end. They do not wait for that kernel, but for what they need of it, by counts:
  *
  *     product     | tiles of cluster c |  done
@@ -108,14 +108,15 @@ __global__ void __launch_bounds__(THREADS, 1)
     };
 
     if (threadIdx.x == 0) {
-        prefetch_map(&a.map);
+        prefetch_map(&a.from);
+        prefetch_map(&a.to);
         init_stages(base);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
         wait_stored();
         copy_fence_all();
-        carry_stages(base, walk, &a.map, &a.map, [](const finish_walk &) {});
+        carry_stages(base, walk, &a.from, &a.to, [](const finish_walk &) {});
     } else if (t >= 0) {
         const auto stored = [&](int) {
             if (t == 0)

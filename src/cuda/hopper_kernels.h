@@ -111,8 +111,8 @@ cudaError_t fbni_hopper_direct_clusters(int *clusters);
 /* Whether others may follow behind a product of these tiles. */
 int fbni_hopper_may_follow(fbni_hopper_kind kind, int columns);
 
-/* hopper_normalise.cu -- y = act(alpha (u - c) + shift) of packed u, in its place. features: or
- * NULL, where they are made already; else, of at most FBNI_HOPPER_FEW tiles, made on the way. */
+/* hopper_normalise.cu -- y = act(alpha (u - c) + shift) of packed u, which may lie in y's
+ * place. features: or NULL, where they are made already; else, of at most FBNI_HOPPER_FEW tiles, made on the way. */
 enum { FBNI_HOPPER_FEW = 8 };
 cudaError_t fbni_hopper_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish *finish,
                                   const fbni_cuda_features *features);
@@ -125,7 +125,7 @@ enum {
 };
 typedef struct fbni_hopper_held_finish {
     fbni_cuda_finish finish;
-    CUtensorMap map; /* of y, as those of fbni_hopper_follow */
+    CUtensorMap from, to; /* as those of fbni_hopper_follow */
     int pairs, holders;
     const unsigned *done; /* fbni_hopper_product.held */
     unsigned *made;       /* likewise, of FBNI_HOPPER_HELD_FEATURES features each */
@@ -245,6 +245,33 @@ cudaError_t fbni_hopper_transpose_operand(const fbni_cuda_queue *queue,
 /* The verdict; and where f16 will not do, the bf16 parts in its place. */
 cudaError_t fbni_hopper_transpose_rescue(const fbni_cuda_queue *queue,
                                          const fbni_hopper_transpose *t);
+
+/* hopper_gradients.cu -- the passes of fbni_cuda_gradient_sums and fbni_cuda_input_gradient_of over
+ * packed u, of the activations that are not over rows, without frozen statistics: else nothing is
+ * done. Two (three) partial sums for each of fbni_hopper_gradient_chunks. */
+cudaError_t fbni_hopper_gradient_sums(const fbni_cuda_queue *queue,
+                                      const fbni_cuda_gradient *gradient, float *partials);
+cudaError_t fbni_hopper_input_gradient(const fbni_cuda_queue *queue,
+                                       const fbni_cuda_gradient *gradient,
+                                       const fbni_cuda_input_gradient *input);
+/* Rows of a tile that a block takes: such that there are blocks enough. */
+static inline int fbni_hopper_gradient_share(int processors, int64_t O, int64_t tiles,
+                                             int64_t tile_rows)
+{
+    const int64_t pairs = (O + FBNI_HOPPER_PAIR - 1) / FBNI_HOPPER_PAIR;
+    int64_t share = tile_rows;
+
+    while (share > 32 && pairs * tiles * (tile_rows / share) < 2 * (int64_t)processors)
+        share /= 2;
+    return (int)share;
+}
+static inline int fbni_hopper_gradient_chunks(const fbni_cuda_queue *queue,
+                                              const fbni_cuda_gradient *g)
+{
+    const fbni_cuda_packed *p = &g->packed;
+    return (int)(p->tiles * (p->tile_rows / fbni_hopper_gradient_share(queue->processors, g->O,
+                                                                       p->tiles, p->tile_rows)));
+}
 
 /* hopper_small.cu -- training, from x and W to u, features and, but for the activations over rows,
  * y: in one launch. 2 <= N <= FBNI_SMALL_ROWS, any I and O that a Hopper product takes;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * y = act(alpha (u - c) + shift), element by element, of u that the Hopper product left packed in y
- * (hopper_moments.cuh): one read and one write of 16 bits an element, in place.
+ * y = act(alpha (u - c) + shift), element by element, of u that the Hopper product left packed
+ * (hopper_moments.cuh) in y or in the saved buffer: one read and one write of 16 bits an element.
  *
  * A block takes some rows of a tile of the product, two feature tiles wide. Its threads have 4 rows
  * of 8 features on their way while they work out the coefficients of the tile, a feature each, and
@@ -17,47 +17,21 @@
 #include "activations.cuh"
 #include "features.cuh"
 #include "hopper_moments.cuh"
-#include "hopper_product.cuh"
+#include "hopper_packed.cuh"
 
 namespace
 {
 
 using namespace fbni;
 
-constexpr int BLOCK = 256, COUNT = 8, ROWS = 4;
-constexpr int WIDTH = TILE_FEATURES * CLUSTER; /* BLOCK threads work out as many coefficients */
+constexpr int BLOCK = packed_pass::BLOCK, COUNT = packed_pass::COUNT, ROWS = packed_pass::ROWS;
+constexpr int WIDTH = packed_pass::WIDTH; /* BLOCK threads work out as many coefficients */
 
 /* Blocks that a multiprocessor holds, as far as registers go. */
 constexpr int blocks_of(fbn_activation activation, bool fused)
 {
     return fused ? 2 : activation == FBN_ACT_GELU || activation == FBN_ACT_SILU ? 3 : 4;
 }
-
-/* Packed values of a thread's columns, two a word. */
-struct packed_values {
-    uint32_t words[COUNT / 2];
-
-    template <bool WIDE>
-    __device__ void load(const columns<float, WIDE, COUNT> &cols, const uint16_t *row)
-    {
-        if (WIDE && cols.count > 0) {
-            const uint4 all = *(const uint4 *)(row + cols.first);
-            memcpy(words, &all, sizeof words);
-        } else if (!WIDE) {
-#pragma unroll
-            for (int k = 0; k < COUNT; k++) {
-                const uint32_t w = k < cols.count ? row[cols.first + k * cols.stride] : 0;
-                words[k / 2] = k % 2 ? words[k / 2] | w << 16 : w;
-            }
-        }
-    }
-    __device__ float2 pair(int k) const
-    {
-        __half2 h;
-        memcpy(&h, &words[k], sizeof h);
-        return __half22float2(h);
-    }
-};
 
 /* Of feature j in a tile. keep: its features have not been kept by another block. */
 template <bool FUSED>
@@ -78,8 +52,8 @@ struct coefficients {
     float2 v[COUNT];
 
     template <typename OF>
-    __device__ coefficients(const columns<float, WIDE, COUNT> &cols, int64_t pair, int lanes,
-                            int64_t O, const OF &of)
+    __device__ coefficients(const packed_columns<WIDE> &cols, int64_t pair, int lanes, int64_t O,
+                            const OF &of)
     {
         __shared__ float2 all[WIDTH];
         const int t = (int)threadIdx.x;
@@ -95,17 +69,6 @@ struct coefficients {
     }
 };
 
-/* Those of a thread's next ROWS rows that are there: of the block's rows, the first `left`. */
-template <bool WIDE>
-__device__ inline void load_rows(packed_values (&w)[ROWS], const columns<float, WIDE, COUNT> &cols,
-                                 const uint16_t *y, int64_t ldy, int row, int step, int left)
-{
-#pragma unroll
-    for (int i = 0; i < ROWS; i++)
-        if (row + i * step < left)
-            w[i].load(cols, y + (row + i * step) * ldy);
-}
-
 /* lanes: threads of a row; share: rows of a block. */
 template <typename T, fbn_activation ACT, bool WIDE, bool FUSED>
 __global__ void __launch_bounds__(BLOCK, blocks_of(ACT, FUSED))
@@ -120,31 +83,32 @@ __global__ void __launch_bounds__(BLOCK, blocks_of(ACT, FUSED))
 
     order.tile = order.pairs * order.tiles - 1 - (int)blockIdx.x / parts;
     order.where(&pair, &tile);
-    const columns<float, WIDE, COUNT> cols(pair, lane, lanes, a.O);
+    const packed_columns<WIDE> cols(pair, lane, lanes, a.O);
     const int64_t first = tile * a.packed.tile_rows + (int)blockIdx.x % parts * share;
     const int left = (int)(a.N - first < share ? a.N - first : share);
-    uint16_t *const y = (uint16_t *)a.y + first * a.ldy;
+    const uint16_t *const u = (const uint16_t *)a.u + first * a.ldu;
+    T *const y = (T *)a.y + first * a.ldy;
     int row = (int)threadIdx.x / lanes;
 
     wait_for_kernels();
-    load_rows(w, cols, y, a.ldy, row, step, left);
+    load_rows(w, cols, u, a.ldu, row, step, left);
     const bool keep = tile == 0 && (int)blockIdx.x % parts == 0;
     const coefficients<WIDE> by(cols, pair, lanes, a.O, [&](int64_t j) {
         return unpacking_of<FUSED>(a, f, rows, tile, j, keep);
     });
     for (; row < left; row += ROWS * step) {
-        load_rows(next, cols, y, a.ldy, row + ROWS * step, step, left);
+        load_rows(next, cols, u, a.ldu, row + ROWS * step, step, left);
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             float value[COUNT];
 #pragma unroll
             for (int k = 0; k < COUNT; k += 2) {
-                const float2 pair = w[i].pair(k / 2);
+                const float2 pair = w[i].pair<__half>(k / 2);
                 value[k] = activate<ACT>(fmaf(by.v[k].x, pair.x, by.v[k].y));
                 value[k + 1] = activate<ACT>(fmaf(by.v[k + 1].x, pair.y, by.v[k + 1].y));
             }
             if (row + i * step < left)
-                cols.store((T *)y + (row + i * step) * a.ldy, value);
+                cols.store(y + (row + i * step) * a.ldy, value);
             w[i] = next[i];
         }
     }
@@ -157,7 +121,7 @@ cudaError_t launch_activation(const fbni_cuda_queue *queue, const fbni_cuda_fini
     const int lanes = fbni_cuda_lanes(a.O, 2), pairs = (int)ceil_div(a.O, WIDTH);
     const schedule order = {0, pairs, (int)a.packed.tiles, a.packed.band, 0, 1};
     const int64_t units = (int64_t)(pairs - a.packed.pairs_done) * order.tiles; /* the last ones */
-    const bool wide = is_wide(a.y, a.ldy, a.O, COUNT, 2);
+    const bool wide = is_wide(a.u, a.ldu, a.O, COUNT, 2) && is_wide(a.y, a.ldy, a.O, COUNT, 2);
     const fbni_cuda_features none = {};
     const fbni_cuda_chunks tiles = {a.N, a.packed.tile_rows, a.packed.tiles, (int)a.packed.tiles, 0,
                                     4};

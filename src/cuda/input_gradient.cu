@@ -24,12 +24,6 @@ constexpr int BLOCK = FBNI_CUDA_BLOCK, ROWS = 4;
 template <typename R>
 constexpr int BLOCKS = sizeof(R) == sizeof(double) ? 1 : FBNI_CUDA_GRADIENT_BLOCKS;
 
-/* The power p of two for f16's du, bound 2^p < 2^15, as far as 2^p and 2^-p are floats. */
-__device__ inline int scale_power(const fbni_cuda_du_scale *scale)
-{
-    return min(14 + 127 - (int)(scale->bound >> 23), 126);
-}
-
 template <typename T, fbn_activation ACT, bool WIDE>
 __global__ void __launch_bounds__(BLOCK, BLOCKS<real_t<T>>)
     input_gradient(fbni_cuda_gradient a, fbni_cuda_input_gradient to, int lanes)
@@ -45,8 +39,10 @@ __global__ void __launch_bounds__(BLOCK, BLOCKS<real_t<T>>)
     R du_u[COUNT], du_1[COUNT], alpha[COUNT];
     float most[COUNT] = {};
 
-    if (HALF && to.scale && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0)
-        to.scale->restore = power_of_two(-power);
+    if (is_packed(a))
+        return;
+    if (HALF && to.scale)
+        keep_restore(to.scale, power);
     if (!cols.any())
         return;
     cols.load(du_u, (const R *)to.slopes.du_u);
