@@ -3,6 +3,8 @@
  * The backward pass, through the batch's statistics or with frozen ones: which of the two only the
  * saved buffer knows, and only the device reads it.
  *
+ * Of a small layer all up to du is one launch (backward_slab.cu). Else:
+ *
  *   restore:   alpha, c, shift as the forward had them, and the centre of the sums
  *   dots:      softmax and log_softmax: the rows' sums
  *   sums:      G = sum g, K = sum g (u - centre) of each chunk of rows
@@ -14,7 +16,24 @@
  */
 #include "cuda_backward.h"
 
-static fbn_status run_features(const fbni_cuda_backward_job *job)
+static fbn_status run_slab(fbni_cuda_backward_job *job)
+{
+    const fbni_cuda_queue *queue = &job->context->queue;
+    bool rounds;
+    fbni_cuda_slab slab = {
+        .gradient = job->gradient, .features = job->features, .input = job->input};
+    cudaError_t error;
+
+    slab.wants_du = fbni_cuda_wants_plain_du(job, &rounds);
+    slab.input.rounds = rounds;
+    error = fbni_cuda_backward_slab(queue, &slab);
+    if (error == cudaSuccess)
+        error = fbni_cuda_add_features(queue, job->layer->desc.dtype == FBN_F64, &job->features);
+    job->du_there = slab.wants_du;
+    return fbni_cuda_check(job->context->host, error, "backward_slab");
+}
+
+static fbn_status run_passes(const fbni_cuda_backward_job *job)
 {
     const fbni_cuda_queue *queue = &job->context->queue;
     const fbn_dtype dtype = job->layer->desc.dtype;
@@ -155,7 +174,10 @@ static fbn_status run(fbni_cuda_backward_job *job)
 
     if (job->N == 0)
         return job->accumulate ? FBN_OK : clear(job);
-    status = run_features(job);
+    status = fbni_cuda_choose_backward(&job->layer->desc, &job->layer->choice, job->N) ==
+                     FBNI_CUDA_BACKWARD_SLAB
+                 ? run_slab(job)
+                 : run_passes(job);
     if (status != FBN_OK || (!job->grads->dx && !job->grads->weight))
         return status;
     return fbni_cuda_gradients(job);

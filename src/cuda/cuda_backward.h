@@ -22,11 +22,14 @@ typedef struct fbni_cuda_backward_job {
     fbni_cuda_input_gradient input;
     void *partials;
     float *inputs, *weights;
-    char *du; /* Hopper: du's parts */
+    bool du_there; /* as the products take it */
+    char *du;      /* Hopper: du's parts */
     void *control;
 } fbni_cuda_backward_job;
 
-/* du, and from it dx and dW, by the layer's row of FBNI_CUDA_GRADIENTS. */
+/* Whether du is wanted as cuBLAS takes it, and how: reals, or rounded to the data's type. */
+bool fbni_cuda_wants_plain_du(const fbni_cuda_backward_job *job, bool *rounds);
+/* du, unless it is there, and from it dx and dW, by the layer's row of FBNI_CUDA_GRADIENTS. */
 fbn_status fbni_cuda_gradients(fbni_cuda_backward_job *job);
 
 #endif

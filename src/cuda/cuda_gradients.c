@@ -9,6 +9,8 @@ static fbn_status write_du(fbni_cuda_backward_job *job, bool rounds)
 {
     fbn_status status = FBN_OK;
 
+    if (job->du_there)
+        return FBN_OK;
     job->input.rounds = rounds;
     job->input.scale = rounds ? job->features.scale : NULL;
     if (job->gradient.packed.partials)
@@ -168,20 +170,37 @@ static fbn_status hopper_products(fbni_cuda_backward_job *job, fbni_hopper_kind 
     return status;
 }
 
-/* Whether a call with few rows is cuBLAS's, as in fbni_cuda_choose_product. */
-static bool is_too_small(const fbni_cuda_backward_job *job, fbni_hopper_kind kind)
+/* Whether our own product has the call, and not cuBLAS because it has few rows, as in
+ * fbni_cuda_choose_product. */
+static bool takes_hopper(const fbni_cuda_backward_job *job, fbni_hopper_kind *kind)
 {
-    return !job->layer->choice.named[FBNI_CUDA_GRADIENTS] &&
-           fbni_hopper_refuse_backward_speed(job->context, kind, job->N, job->I, job->O) != NULL;
+    const fbni_cuda_choice *choice = &job->layer->choice;
+
+    return fbni_cuda_is_hopper_gradients(choice->row[FBNI_CUDA_GRADIENTS], kind) &&
+           (choice->named[FBNI_CUDA_GRADIENTS] ||
+            !fbni_hopper_refuse_backward_speed(job->context, *kind, job->N, job->I, job->O));
+}
+
+/* The type of cuBLAS's operands. */
+static fbn_dtype blas_type_of(const fbni_cuda_backward_job *job)
+{
+    return job->layer->choice.row[FBNI_CUDA_GRADIENTS] == FBNI_CUDA_GRADIENTS_F32
+               ? FBN_F32
+               : job->layer->desc.dtype;
+}
+
+bool fbni_cuda_wants_plain_du(const fbni_cuda_backward_job *job, bool *rounds)
+{
+    fbni_hopper_kind kind;
+
+    *rounds = fbni_is_half(blas_type_of(job));
+    return (job->grads->dx || job->grads->weight) && !takes_hopper(job, &kind);
 }
 
 fbn_status fbni_cuda_gradients(fbni_cuda_backward_job *job)
 {
-    const fbni_cuda_row_id row = job->layer->choice.row[FBNI_CUDA_GRADIENTS];
-    const fbn_dtype dtype = job->layer->desc.dtype;
     fbni_hopper_kind kind;
 
-    if (fbni_cuda_is_hopper_gradients(row, &kind) && !is_too_small(job, kind))
-        return hopper_products(job, kind);
-    return blas_products(job, row == FBNI_CUDA_GRADIENTS_F32 ? FBN_F32 : dtype);
+    return takes_hopper(job, &kind) ? hopper_products(job, kind)
+                                    : blas_products(job, blas_type_of(job));
 }

@@ -56,6 +56,7 @@ typedef enum fbni_cuda_operation {
     FBNI_CUDA_PRODUCT,   /* u = x W^T */
     FBNI_CUDA_TRAIN,     /* from u to alpha, c, shift (and y) in training; chosen at every call */
     FBNI_CUDA_SOFTMAX,   /* y where the activation is over rows */
+    FBNI_CUDA_BACKWARD,  /* from dy and u to the parameters' gradients and du; likewise */
     FBNI_CUDA_GRADIENTS, /* dx = du W, dW = du^T x */
     FBNI_CUDA_OPERATIONS
 } fbni_cuda_operation;
@@ -77,6 +78,8 @@ typedef enum fbni_cuda_row_id {
     FBNI_CUDA_TRAIN_PASSES,
     FBNI_CUDA_SOFTMAX_REGISTERS,
     FBNI_CUDA_SOFTMAX_ONLINE,
+    FBNI_CUDA_BACKWARD_SLAB,
+    FBNI_CUDA_BACKWARD_PASSES,
     FBNI_CUDA_GRADIENTS_HOPPER_TF32, /* cuda_hopper_backward.c; in the order of the kinds */
     FBNI_CUDA_GRADIENTS_HOPPER_FP32,
     FBNI_CUDA_GRADIENTS_CUBLAS, /* operands as they are, du rounded to their type */
@@ -104,6 +107,9 @@ fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
 fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
                                         const fbn_layer_desc *desc, const fbni_cuda_choice *choice,
                                         fbni_cuda_row_id product, int64_t batch);
+/* The row of FBNI_CUDA_BACKWARD for one call. */
+fbni_cuda_row_id fbni_cuda_choose_backward(const fbn_layer_desc *desc,
+                                           const fbni_cuda_choice *choice, int64_t batch);
 /* Whether a row takes its moments from a Hopper product. */
 bool fbni_cuda_is_epilogue(fbni_cuda_row_id row);
 

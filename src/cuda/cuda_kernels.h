@@ -303,6 +303,35 @@ cudaError_t fbni_cuda_input_gradient_of(const fbni_cuda_queue *queue,
                                         const fbni_cuda_gradient *gradient,
                                         const fbni_cuda_input_gradient *input);
 
+/* The gradients of scalar scales, from `sums`; features_backward does it too. */
+cudaError_t fbni_cuda_add_features(const fbni_cuda_queue *queue, int is_double,
+                                   const fbni_cuda_feature_gradients *gradients);
+
+/* backward_slab.cu -- all that comes before the products, in one launch: restored, sums, features and
+ * (wants_du) du. For activations that are not over rows, not for f16, u that is not packed, input
+ * without scale and maxima, and N <= FBNI_CUDA_BACKWARD_MOST. gradient.affine is
+ * written, centre is not. */
+enum {
+    FBNI_CUDA_BACKWARD_ROWS = 4, /* of a thread */
+    FBNI_CUDA_BACKWARD_MOST = FBNI_CUDA_BLOCK * FBNI_CUDA_BACKWARD_ROWS
+};
+/* Threads side by side: as many as leave the batch in the block's registers, and blocks enough. */
+static inline int fbni_cuda_backward_lanes(int processors, int64_t N, int64_t O, size_t real_size)
+{
+    int lanes = fbni_cuda_lanes(O, real_size);
+    while (lanes > 1 && (FBNI_CUDA_BACKWARD_MOST / lanes < N ||
+                         fbni_cuda_slabs(O, lanes, real_size) < processors))
+        lanes /= 2;
+    return lanes;
+}
+typedef struct fbni_cuda_slab {
+    fbni_cuda_gradient gradient;
+    fbni_cuda_feature_gradients features;
+    fbni_cuda_input_gradient input;
+    int wants_du;
+} fbni_cuda_slab;
+cudaError_t fbni_cuda_backward_slab(const fbni_cuda_queue *queue, const fbni_cuda_slab *slab);
+
 /* ---- conversions and folding ---- */
 
 /* convert.cu -- rows × columns between a half type and float; accumulate: adds to what is there, in

@@ -84,7 +84,7 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
 
 /* ---- the saved buffer ---- */
 
-/* Whether training packs u in 16 bits. */
+/* Whether training packs u in 16 bits; the backward of a small layer takes it as it is. */
 static bool packs(const fbni_cuda_layer *l, int64_t batch, fbni_hopper_tiles *tiles)
 {
     const fbn_layer_desc *desc = &l->desc;
@@ -94,7 +94,8 @@ static bool packs(const fbni_cuda_layer *l, int64_t batch, fbni_hopper_tiles *ti
     fbni_hopper_kind kind;
 
     if (!fbni_is_half(desc->dtype) || !fbni_cuda_is_hopper(product, &kind) ||
-        (train != FBNI_CUDA_TRAIN_PACKED && train != FBNI_CUDA_TRAIN_FOLLOWED))
+        (train != FBNI_CUDA_TRAIN_PACKED && train != FBNI_CUDA_TRAIN_FOLLOWED) ||
+        fbni_cuda_choose_backward(desc, &l->choice, batch) == FBNI_CUDA_BACKWARD_SLAB)
         return false;
     *tiles = fbni_hopper_tiles_of(l->context, kind, batch, desc->in_features, desc->out_features);
     return true;
@@ -169,9 +170,10 @@ static void describe(fbni_cuda_layer *l, size_t bytes)
     const fbni_cuda_row_id *row = l->choice.row;
     const bool rowwise = fbni_is_rowwise(l->desc.activation);
 
-    snprintf(l->text, sizeof l->text, "%s, %s, %s%s%s, workspace %zu bytes",
+    snprintf(l->text, sizeof l->text, "%s, %s, %s%s%s, %s, workspace %zu bytes",
              fbni_cuda_row_name(row[FBNI_CUDA_PRODUCT]), fbni_cuda_row_name(row[FBNI_CUDA_TRAIN]),
              rowwise ? fbni_cuda_row_name(row[FBNI_CUDA_SOFTMAX]) : "", rowwise ? ", " : "",
+             fbni_cuda_row_name(row[FBNI_CUDA_BACKWARD]),
              fbni_cuda_row_name(row[FBNI_CUDA_GRADIENTS]), bytes);
 }
 

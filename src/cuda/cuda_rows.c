@@ -213,6 +213,26 @@ static const char *slab_rows(const fbni_cuda_context *context, const fbn_layer_d
     return desc->max_batch <= FBNI_CUDA_SLAB_ROWS ? NULL : "max_batch is more than 1024";
 }
 
+static const char *slab_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    if (desc->dtype == FBN_F16)
+        return "f16's du is scaled after all features";
+    return desc->max_batch <= FBNI_CUDA_BACKWARD_MOST ? elementwise_only(context, desc)
+                                                      : "max_batch is more than 1024";
+}
+
+/* Measured on an H200: beyond, the machine's bandwidth counts, and not the launches. */
+static bool is_small_backward(const fbn_layer_desc *desc, int64_t batch)
+{
+    return batch <= FBNI_CUDA_BACKWARD_MOST && batch * desc->out_features <= 1 << 18;
+}
+
+static const char *slab_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
+{
+    (void)context;
+    return is_small_backward(desc, desc->max_batch) ? NULL : "passes are faster at this size";
+}
+
 static const char *short_rows(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
     (void)context;
@@ -259,6 +279,10 @@ static const struct row {
                                      short_rows, NULL},
     [FBNI_CUDA_SOFTMAX_ONLINE] = {"softmax_online", FBNI_CUDA_SOFTMAX, any_machine, any_layer,
                                   NULL},
+    [FBNI_CUDA_BACKWARD_SLAB] = {"backward_slab_1024", FBNI_CUDA_BACKWARD, any_machine, slab_layer,
+                                 slab_slower},
+    [FBNI_CUDA_BACKWARD_PASSES] = {"backward_passes", FBNI_CUDA_BACKWARD, any_machine, any_layer,
+                                   NULL},
     [FBNI_CUDA_GRADIENTS_HOPPER_TF32] = {"gradients_f16x1_sm90", FBNI_CUDA_GRADIENTS,
                                          fbni_hopper_refuse_machine, hopper_gradients_tf32,
                                          hopper_gradients_slower},
@@ -398,4 +422,20 @@ fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
     if (fbni_cuda_is_hopper(product, &kind))
         return epilogue_of(context, desc, kind, batch);
     return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
+}
+
+fbni_cuda_row_id fbni_cuda_choose_backward(const fbn_layer_desc *desc,
+                                           const fbni_cuda_choice *choice, int64_t batch)
+{
+    const fbni_cuda_row_id train = choice->row[FBNI_CUDA_TRAIN];
+
+    if (choice->named[FBNI_CUDA_BACKWARD])
+        return choice->row[FBNI_CUDA_BACKWARD];
+    if (choice->named[FBNI_CUDA_TRAIN] &&
+        (train == FBNI_CUDA_TRAIN_PACKED || train == FBNI_CUDA_TRAIN_FOLLOWED))
+        return FBNI_CUDA_BACKWARD_PASSES; /* which take u as it was packed */
+    return desc->dtype != FBN_F16 && !fbni_is_rowwise(desc->activation) &&
+                   is_small_backward(desc, batch)
+               ? FBNI_CUDA_BACKWARD_SLAB
+               : FBNI_CUDA_BACKWARD_PASSES;
 }

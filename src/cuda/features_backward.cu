@@ -8,7 +8,7 @@
  * largest |du| that there can be is noted for its scale. The gradient of a scalar scale is the sum
  * over all features: each feature leaves its share, and one more block adds them.
  */
-#include "features.cuh"
+#include "features_backward.cuh"
 
 namespace
 {
@@ -16,36 +16,6 @@ namespace
 using namespace fbni;
 
 constexpr int FEATURES = 8, LANES = 32;
-
-template <typename R>
-__device__ void store_gradient(void *to, int64_t j, double value, int accumulate)
-{
-    if (to)
-        ((R *)to)[j] = (R)(accumulate ? (double)((R *)to)[j] + value : value);
-}
-
-/* A saved buffer that no forward of this layer with this batch wrote. */
-__device__ bool is_foreign(const fbni_cuda_feature_gradients &a)
-{
-    return a.saved->layer_id != a.layer_id || a.saved->batch != a.batch;
-}
-
-template <typename R>
-__device__ void store_feature(const fbni_cuda_feature_gradients &a, int64_t j,
-                              const fbni_feature_grads &d)
-{
-    store_gradient<R>(a.gamma, j, d.dgamma, a.accumulate);
-    store_gradient<R>(a.beta, j, d.dbeta, a.accumulate);
-    store_gradient<R>(a.bias, j, d.db, a.accumulate);
-    if (a.params.post_per_feature)
-        store_gradient<R>(a.post_scale, j, d.dt, a.accumulate);
-    if (a.params.pre_per_feature)
-        store_gradient<R>(a.pre_scale, j, d.ds, a.accumulate);
-    a.sums[j] = d.dt;
-    a.sums[a.O + j] = d.ds;
-    ((R *)a.slopes.du_u)[j] = (R)d.du_u;
-    ((R *)a.slopes.du_1)[j] = (R)d.du_1;
-}
 
 /* A warp raises *to to the largest of its bounds. What is not finite counts for nothing: nor is then
  * any du of the feature. */
@@ -81,18 +51,9 @@ __global__ void __launch_bounds__(FEATURES *LANES)
     most[threadIdx.y][threadIdx.x] = my_most;
     sum_lanes(sums, shared);
     if (threadIdx.y == 0 && j < a.O) {
-        double G = sums[0], K = sums[1];
-        const fbni_feature f = feature_of<R>(a.params, j);
-        fbni_norm norm = load_norm(a.norm, a.O, j);
-        if (is_foreign(a))
-            G = K = not_a_number<double>();
-        if (frozen)
-            norm = fbni_norm_about(f, norm, (double)((const R *)a.centre)[j]);
-        fbni_feature_grads d =
-            fbni_feature_grads_of(f, norm, G, K, a.eps, frozen ? 0 : a.batch, IS_SINGLE<R>);
-        if (is_foreign(a))
-            d.du_1 = d.db = not_a_number<double>();
-        store_feature<R>(a, j, d);
+        const fbni_feature_grads d =
+            finish_feature<R>(a, j, feature_of<R>(a.params, j), load_norm(a.norm, a.O, j),
+                              (double)((const R *)a.centre)[j], sums[0], sums[1]);
         for (int lane = 1; lane < LANES; lane++)
             my_most = fmax(my_most, most[lane][threadIdx.x]);
         bound = fbni_du_bound(d, (double)my_most, (double)a.batch);
@@ -121,23 +82,32 @@ __global__ void __launch_bounds__(SUM_BLOCK) add_features(fbni_cuda_feature_grad
 }
 
 template <typename R>
-cudaError_t launch_features(const fbni_cuda_queue *queue, fbni_cuda_feature_gradients a,
+cudaError_t launch_features(const fbni_cuda_queue *queue, const fbni_cuda_feature_gradients &a,
                             const fbni_cuda_chunks &chunks, const void *partials)
 {
     const cudaError_t error =
         launch(features_backward<R>, (unsigned)ceil_div(a.O, FEATURES), dim3(FEATURES, LANES),
                queue->stream, a, chunks.chunks, (const R *)partials);
+    return error == cudaSuccess ? fbni_cuda_add_features(queue, !IS_SINGLE<R>, &a) : error;
+}
+
+} // namespace
+
+cudaError_t fbni_cuda_add_features(const fbni_cuda_queue *queue, int is_double,
+                                   const fbni_cuda_feature_gradients *gradients)
+{
+    fbni_cuda_feature_gradients a = *gradients;
+
     /* those per feature are done */
     if (a.params.post_per_feature)
         a.post_scale = nullptr;
     if (a.params.pre_per_feature)
         a.pre_scale = nullptr;
-    if (error != cudaSuccess || (!a.post_scale && !a.pre_scale))
-        return error;
-    return launch(add_features<R>, 2, SUM_BLOCK, queue->stream, a);
+    if (!a.post_scale && !a.pre_scale)
+        return cudaSuccess;
+    return launch(is_double ? add_features<double> : add_features<float>, 2, SUM_BLOCK,
+                  queue->stream, a);
 }
-
-} // namespace
 
 cudaError_t fbni_cuda_features_backward(const fbni_cuda_queue *queue, int is_double,
                                         const fbni_cuda_feature_gradients *gradients,

@@ -7,7 +7,7 @@
  * in a fixed order. It may be launched ahead, and what it needs besides the chunks is on its way
  * before they are added up.
  */
-#include "features.cuh"
+#include "features_backward.cuh"
 
 namespace
 {
@@ -114,8 +114,6 @@ __global__ void features_frozen(fbni_cuda_features a)
     if (j == 0)
         once(a, true);
 }
-
-constexpr int CENTRE_ROWS = 8;
 
 template <typename R>
 __global__ void features_restore(fbni_cuda_restored a)

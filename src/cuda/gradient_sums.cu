@@ -18,12 +18,6 @@ using namespace fbni;
 constexpr int BLOCK = FBNI_CUDA_BLOCK, ROWS = 4;
 static_assert(FBNI_CUDA_GROUP % ROWS == 0, "a group is taken in whole steps");
 
-template <typename R>
-struct sums {
-    static constexpr int COUNT = 16 / (int)sizeof(R);
-    R g[COUNT], gu[COUNT], most[COUNT];
-};
-
 /* Up to ROWS rows, `step` apart. */
 template <fbn_activation ACT, typename T, typename R, bool WIDE>
 __device__ void take_rows(sums<R> &total, const fbni_cuda_gradient &a, const columns<R, WIDE> &cols,
@@ -58,37 +52,6 @@ __device__ void take_rows(sums<R> &total, const fbni_cuda_gradient &a, const col
     for (int k = 0; k < COUNT; k++) {
         total.g[k] += part.g[k];
         total.gu[k] += part.gu[k];
-    }
-}
-
-/* The threads of each column, as a tree; the result is in the first row of threads. */
-template <bool MOST, typename R>
-__device__ void add_threads(sums<R> &m, int lanes)
-{
-    constexpr int COUNT = sums<R>::COUNT;
-    __shared__ R g[COUNT][BLOCK], gu[COUNT][BLOCK], most[MOST ? COUNT : 1][MOST ? BLOCK : 1];
-    const int me = (int)threadIdx.x;
-
-    for (int half = BLOCK / 2; half >= lanes; half /= 2) {
-        if (me >= half && me < 2 * half) {
-#pragma unroll
-            for (int k = 0; k < COUNT; k++) {
-                g[k][me] = m.g[k];
-                gu[k][me] = m.gu[k];
-                if (MOST)
-                    most[k][me] = m.most[k];
-            }
-        }
-        __syncthreads();
-        if (me < half) {
-#pragma unroll
-            for (int k = 0; k < COUNT; k++) {
-                m.g[k] += g[k][me + half];
-                m.gu[k] += gu[k][me + half];
-                if (MOST)
-                    m.most[k] = fmax(m.most[k], most[k][me + half]);
-            }
-        }
     }
 }
 

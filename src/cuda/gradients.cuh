@@ -55,6 +55,45 @@ constexpr bool HAS_MOST = false;
 template <>
 constexpr bool HAS_MOST<__half> = true;
 
+/* Of a thread's columns: sum g, sum g (u - centre) and, where it is wanted, the largest |g|. */
+template <typename R>
+struct sums {
+    static constexpr int COUNT = 16 / (int)sizeof(R);
+    R g[COUNT], gu[COUNT], most[COUNT];
+};
+
+/* The threads of each column, as a tree; the result is in the first row of threads. */
+template <bool MOST, typename R>
+__device__ inline void add_threads(sums<R> &m, int lanes)
+{
+    constexpr int COUNT = sums<R>::COUNT;
+    __shared__ R g[COUNT][FBNI_CUDA_BLOCK], gu[COUNT][FBNI_CUDA_BLOCK],
+        most[MOST ? COUNT : 1][MOST ? FBNI_CUDA_BLOCK : 1];
+    const int me = (int)threadIdx.x;
+
+    for (int half = FBNI_CUDA_BLOCK / 2; half >= lanes; half /= 2) {
+        if (me >= half && me < 2 * half) {
+#pragma unroll
+            for (int k = 0; k < COUNT; k++) {
+                g[k][me] = m.g[k];
+                gu[k][me] = m.gu[k];
+                if (MOST)
+                    most[k][me] = m.most[k];
+            }
+        }
+        __syncthreads();
+        if (me < half) {
+#pragma unroll
+            for (int k = 0; k < COUNT; k++) {
+                m.g[k] += g[k][me + half];
+                m.gu[k] += gu[k][me + half];
+                if (MOST)
+                    m.most[k] = fmax(m.most[k], most[k][me + half]);
+            }
+        }
+    }
+}
+
 /* Whether u and dy can be moved in vectors. */
 template <typename T>
 inline bool gradient_is_wide(const fbni_cuda_gradient &a)
