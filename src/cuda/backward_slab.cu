@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The backward of a small layer up to du in one launch: what features_restore, gradient_sums,
- * features_backward and input_gradient do one after the other, each waiting for the last. Where the
- * activation is over rows the rows' sums come first, and f16's du has a scale that all features have
- * to be known for: both are left to those.
+ * features_backward and input_gradient do one after the other, each waiting for the last. An
+ * activation over rows takes the rows' sums first, for which alpha, c and shift are restored; and f16's
+ * du has a scale that all features have to be known for: input_gradient makes it.
  *
  * A block has a slab of columns, `lanes` threads wide, and all of the batch: its threads keep 4 rows
  * of u and g each in registers, from their load to du.
@@ -30,7 +30,7 @@ constexpr int WIDEST = 32 * 4; /* columns of a slab at most */
 template <typename R>
 struct slab_terms {
     R alpha[WIDEST], c[WIDEST], shift[WIDEST], centre[WIDEST];
-    R G[WIDEST], K[WIDEST];
+    R G[WIDEST], K[WIDEST], most[WIDEST];
     R du_u[WIDEST], du_1[WIDEST];
 };
 
@@ -44,17 +44,37 @@ __device__ inline void take(R (&out)[COUNT], const R *from, const columns<R, WID
         out[k] = from[cols.first - slab + k * cols.stride];
 }
 
+/* g of a thread's rows, in place of dy. */
 template <fbn_activation ACT, typename R, int COUNT>
-__device__ inline void activate_back(R (&g)[ROWS][COUNT], const R (&u)[ROWS][COUNT],
-                                     const R (&alpha)[COUNT], const R (&c)[COUNT],
-                                     const R (&shift)[COUNT])
+__device__ inline void gradient_rows(R (&g)[ROWS][COUNT], const R (&u)[ROWS][COUNT],
+                                     const affine_of<R> &v, const fbni_cuda_gradient &a, int first,
+                                     int step)
 {
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
-#pragma unroll
-        for (int k = 0; k < COUNT; k++)
-            g[i][k] =
-                gradient<ACT>(fma(alpha[k], u[i][k] - c[k], shift[k]), g[i][k], row_state<R>());
+        if (first + i * (int64_t)step < a.N)
+            gradient_row<ACT>(g[i], u[i], v, a, first + i * (int64_t)step);
+}
+
+template <typename R, int COUNT>
+__device__ inline void gradient_rows(R (&g)[ROWS][COUNT], const R (&u)[ROWS][COUNT],
+                                     const affine_of<R> &v, const fbni_cuda_gradient &a, int first,
+                                     int step)
+{
+    switch (a.activation) {
+    case FBN_ACT_RELU:
+        return gradient_rows<FBN_ACT_RELU>(g, u, v, a, first, step);
+    case FBN_ACT_GELU:
+        return gradient_rows<FBN_ACT_GELU>(g, u, v, a, first, step);
+    case FBN_ACT_SILU:
+        return gradient_rows<FBN_ACT_SILU>(g, u, v, a, first, step);
+    case FBN_ACT_SOFTMAX:
+        return gradient_rows<FBN_ACT_SOFTMAX>(g, u, v, a, first, step);
+    case FBN_ACT_LOG_SOFTMAX:
+        return gradient_rows<FBN_ACT_LOG_SOFTMAX>(g, u, v, a, first, step);
+    default:
+        return;
+    }
 }
 
 template <typename T, bool WIDE>
@@ -63,6 +83,7 @@ __global__ void __launch_bounds__(BLOCK)
 {
     using R = real_t<T>;
     constexpr int COUNT = columns<R, WIDE>::COUNT;
+    constexpr bool MOST = HAS_MOST<T>;
     __shared__ slab_terms<R> terms;
     const fbni_cuda_gradient &from = a.gradient;
     const int me = (int)threadIdx.x, first = me / lanes, step = BLOCK / lanes;
@@ -71,7 +92,8 @@ __global__ void __launch_bounds__(BLOCK)
     const int64_t slab = (int64_t)blockIdx.x * width, j = slab + me;
     const bool has_column = me < width && j < from.O;
     const bool frozen = from.saved->frozen != 0;
-    R u[ROWS][COUNT], g[ROWS][COUNT], alpha[COUNT], c[COUNT], shift[COUNT], centre[COUNT];
+    R u[ROWS][COUNT], g[ROWS][COUNT], centre[COUNT];
+    affine_of<R> v;
     fbni_feature f = {};
     fbni_norm norm = {};
     sums<R> total = {};
@@ -102,17 +124,12 @@ __global__ void __launch_bounds__(BLOCK)
         terms.centre[me] = frozen ? (R)mean : (R)affine.c;
     }
     __syncthreads();
-    take(alpha, terms.alpha, cols, slab);
-    take(c, terms.c, cols, slab);
-    take(shift, terms.shift, cols, slab);
+    take(v.alpha, terms.alpha, cols, slab);
+    take(v.c, terms.c, cols, slab);
+    take(v.shift, terms.shift, cols, slab);
     take(centre, terms.centre, cols, slab);
 
-    if (from.activation == FBN_ACT_RELU)
-        activate_back<FBN_ACT_RELU>(g, u, alpha, c, shift);
-    else if (from.activation == FBN_ACT_GELU)
-        activate_back<FBN_ACT_GELU>(g, u, alpha, c, shift);
-    else if (from.activation == FBN_ACT_SILU)
-        activate_back<FBN_ACT_SILU>(g, u, alpha, c, shift);
+    gradient_rows(g, u, v, from, first, step);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
         if (first + i * (int64_t)step < from.N) {
@@ -120,15 +137,19 @@ __global__ void __launch_bounds__(BLOCK)
             for (int k = 0; k < COUNT; k++) {
                 total.g[k] += g[i][k];
                 total.gu[k] = fma(g[i][k], u[i][k] - centre[k], total.gu[k]);
+                if (MOST && isfinite(g[i][k]))
+                    total.most[k] = fmax(total.most[k], fabs(g[i][k]));
             }
         }
     }
-    add_threads<false>(total, lanes);
+    add_threads<MOST>(total, lanes);
     if (first == 0) {
 #pragma unroll
         for (int k = 0; k < COUNT; k++) {
             terms.G[cols.first - slab + k * cols.stride] = total.g[k];
             terms.K[cols.first - slab + k * cols.stride] = total.gu[k];
+            if (MOST)
+                terms.most[cols.first - slab + k * cols.stride] = total.most[k];
         }
     }
     __syncthreads();
@@ -138,6 +159,9 @@ __global__ void __launch_bounds__(BLOCK)
                               (double)terms.K[me]);
         terms.du_u[me] = (R)d.du_u;
         terms.du_1[me] = (R)d.du_1;
+        if (MOST)
+            raise_bound(&a.features.scale->bound,
+                        fbni_du_bound(d, (double)terms.most[me], (double)from.N));
     }
     if (!a.wants_du)
         return;
@@ -151,8 +175,8 @@ __global__ void __launch_bounds__(BLOCK)
         if (row < from.N) {
 #pragma unroll
             for (int k = 0; k < COUNT; k++) {
-                const R mean_part = frozen ? du_1[k] : fma(du_u[k], u[i][k] - c[k], du_1[k]);
-                g[i][k] = alpha[k] * (g[i][k] + mean_part);
+                const R mean_part = frozen ? du_1[k] : fma(du_u[k], u[i][k] - v.c[k], du_1[k]);
+                g[i][k] = v.alpha[k] * (g[i][k] + mean_part);
             }
             if (sizeof(T) < sizeof(R) && a.input.rounds)
                 cols.store((T *)a.input.du + row * from.O, g[i]);
@@ -184,6 +208,8 @@ cudaError_t fbni_cuda_backward_slab(const fbni_cuda_queue *queue, const fbni_cud
         return launch_slab<double>(queue, *slab);
     case FBN_BF16:
         return launch_slab<__nv_bfloat16>(queue, *slab);
+    case FBN_F16:
+        return launch_slab<__half>(queue, *slab);
     default:
         return launch_slab<float>(queue, *slab);
     }

@@ -16,17 +16,46 @@
  */
 #include "cuda_backward.h"
 
+/* alpha, c, shift and centre; and the sums of rows, where the activation is over them. */
+static cudaError_t restore(const fbni_cuda_backward_job *job)
+{
+    const fbni_cuda_queue *queue = &job->context->queue;
+    const fbni_cuda_restored restored = {
+        .params = job->features.params,
+        .N = job->N,
+        .O = job->O,
+        .saved = job->features.saved,
+        .norm = job->norm,
+        .u = job->gradient.u,
+        .affine = job->gradient.affine,
+        .centre = job->centre,
+        .scale = job->features.scale,
+    };
+    const cudaError_t error =
+        fbni_cuda_features_restore(queue, job->layer->desc.dtype == FBN_F64, &restored);
+
+    return error == cudaSuccess && fbni_is_rowwise(job->gradient.activation)
+               ? fbni_cuda_softmax_dots(queue, &job->gradient)
+               : error;
+}
+
 static fbn_status run_slab(fbni_cuda_backward_job *job)
 {
     const fbni_cuda_queue *queue = &job->context->queue;
+    fbni_cuda_du_scale *scale = job->features.scale;
+    cudaError_t error = cudaSuccess;
     bool rounds;
     fbni_cuda_slab slab = {
         .gradient = job->gradient, .features = job->features, .input = job->input};
-    cudaError_t error;
 
-    slab.wants_du = fbni_cuda_wants_plain_du(job, &rounds);
+    slab.wants_du = fbni_cuda_wants_plain_du(job, &rounds) && !(rounds && scale);
     slab.input.rounds = rounds;
-    error = fbni_cuda_backward_slab(queue, &slab);
+    if (fbni_is_rowwise(job->gradient.activation))
+        error = restore(job);
+    else if (scale)
+        error = cudaMemsetAsync(&scale->bound, 0, sizeof scale->bound, queue->stream);
+    if (error == cudaSuccess)
+        error = fbni_cuda_backward_slab(queue, &slab);
     if (error == cudaSuccess)
         error = fbni_cuda_add_features(queue, job->layer->desc.dtype == FBN_F64, &job->features);
     job->du_there = slab.wants_du;
@@ -41,18 +70,7 @@ static fbn_status run_passes(const fbni_cuda_backward_job *job)
     const fbni_cuda_chunks chunks =
         fbni_cuda_chunks_of((int64_t)queue->processors * FBNI_CUDA_GRADIENT_BLOCKS, job->N, job->O,
                             fbni_real_size(dtype));
-    const fbni_cuda_restored restored = {
-        .params = job->features.params,
-        .N = job->N,
-        .O = job->O,
-        .saved = job->features.saved,
-        .norm = job->norm,
-        .u = job->gradient.u,
-        .affine = job->gradient.affine,
-        .centre = job->centre,
-        .scale = job->features.scale,
-    };
-    cudaError_t error = fbni_cuda_features_restore(queue, is_double, &restored);
+    cudaError_t error = restore(job);
 
     if (error == cudaSuccess && job->gradient.packed.partials) {
         const fbn_status status =
@@ -60,8 +78,6 @@ static fbn_status run_passes(const fbni_cuda_backward_job *job)
         if (status != FBN_OK)
             return status;
     }
-    if (error == cudaSuccess && fbni_is_rowwise(job->gradient.activation))
-        error = fbni_cuda_softmax_dots(queue, &job->gradient);
     if (error == cudaSuccess)
         error = fbni_cuda_gradient_sums(queue, &job->gradient, &chunks, job->partials);
     if (error == cudaSuccess)

@@ -166,8 +166,8 @@ cudaError_t fbni_cuda_features_frozen(const fbni_cuda_queue *queue, int is_doubl
  * device. */
 typedef struct fbni_cuda_du_scale {
     unsigned bound;         /* no finite |du| is larger; float's bits, 0 before the features */
-    float restore;          /* the power's reciprocal: from input_gradient.cu on */
-    float set_to, added_to; /* 0 and 1: of what is in the result's place */
+    float restore;          /* from input_gradient.cu on: the power's reciprocal; */
+    float set_to, added_to; /* 0 and 1, of what is in the result's place */
 } fbni_cuda_du_scale;
 
 /* For the backward: alpha, c and shift once more, from a saved norm, and the centre about which K
@@ -307,10 +307,9 @@ cudaError_t fbni_cuda_input_gradient_of(const fbni_cuda_queue *queue,
 cudaError_t fbni_cuda_add_features(const fbni_cuda_queue *queue, int is_double,
                                    const fbni_cuda_feature_gradients *gradients);
 
-/* backward_slab.cu -- all that comes before the products, in one launch: restored, sums, features and
- * (wants_du) du. For activations that are not over rows, not for f16, u that is not packed, input
- * without scale and maxima, and N <= FBNI_CUDA_BACKWARD_MOST. gradient.affine is
- * written, centre is not. */
+/* backward_slab.cu -- all that comes before the products, in one launch: restored (centre is not
+ * written), sums, features and (wants_du) du. For u that is not packed, input without scale and maxima,
+ * and N <= FBNI_CUDA_BACKWARD_MOST; dots and, of f16, scale->bound = 0 come before. */
 enum {
     FBNI_CUDA_BACKWARD_ROWS = 4, /* of a thread */
     FBNI_CUDA_BACKWARD_MOST = FBNI_CUDA_BLOCK * FBNI_CUDA_BACKWARD_ROWS

@@ -215,10 +215,8 @@ static const char *slab_rows(const fbni_cuda_context *context, const fbn_layer_d
 
 static const char *slab_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
-    if (desc->dtype == FBN_F16)
-        return "f16's du is scaled after all features";
-    return desc->max_batch <= FBNI_CUDA_BACKWARD_MOST ? elementwise_only(context, desc)
-                                                      : "max_batch is more than 1024";
+    (void)context;
+    return desc->max_batch <= FBNI_CUDA_BACKWARD_MOST ? NULL : "max_batch is more than 1024";
 }
 
 /* Measured on an H200: beyond, the machine's bandwidth counts, and not the launches. */
@@ -434,8 +432,5 @@ fbni_cuda_row_id fbni_cuda_choose_backward(const fbn_layer_desc *desc,
     if (choice->named[FBNI_CUDA_TRAIN] &&
         (train == FBNI_CUDA_TRAIN_PACKED || train == FBNI_CUDA_TRAIN_FOLLOWED))
         return FBNI_CUDA_BACKWARD_PASSES; /* which take u as it was packed */
-    return desc->dtype != FBN_F16 && !fbni_is_rowwise(desc->activation) &&
-                   is_small_backward(desc, batch)
-               ? FBNI_CUDA_BACKWARD_SLAB
-               : FBNI_CUDA_BACKWARD_PASSES;
+    return is_small_backward(desc, batch) ? FBNI_CUDA_BACKWARD_SLAB : FBNI_CUDA_BACKWARD_PASSES;
 }

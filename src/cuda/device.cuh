@@ -200,6 +200,9 @@ struct affine_of {
     static constexpr int COUNT = 16 / (int)sizeof(R);
     R alpha[COUNT], c[COUNT], shift[COUNT];
 
+    __device__ affine_of()
+    {
+    }
     template <bool WIDE>
     __device__ affine_of(const columns<R, WIDE> &cols, const fbni_cuda_affine &from)
     {

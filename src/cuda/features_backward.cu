@@ -17,15 +17,6 @@ using namespace fbni;
 
 constexpr int FEATURES = 8, LANES = 32;
 
-/* A warp raises *to to the largest of its bounds. What is not finite counts for nothing: nor is then
- * any du of the feature. */
-__device__ void raise_bound(unsigned *to, double bound)
-{
-    const double most = warp_reduce(isfinite(bound) ? fmin(bound, (double)FLT_MAX) : 0, largest());
-    if (threadIdx.x == 0 && threadIdx.y == 0)
-        raise(to, __float_as_uint(__double2float_ru(most)));
-}
-
 template <typename R>
 __global__ void __launch_bounds__(FEATURES *LANES)
     features_backward(fbni_cuda_feature_gradients a, int chunks, const R *partials)
@@ -36,7 +27,7 @@ __global__ void __launch_bounds__(FEATURES *LANES)
     const R *from = partials + (j < a.O ? j : 0);
     const bool frozen = a.saved->frozen != 0;
     const int64_t parts = a.scale ? 3 : 2;
-    double sums[2] = {0, 0}, bound = 0;
+    double sums[2] = {0, 0};
     R my_most = 0;
 
     if (a.packed_chunks > 0 && !frozen)
@@ -56,10 +47,9 @@ __global__ void __launch_bounds__(FEATURES *LANES)
                               (double)((const R *)a.centre)[j], sums[0], sums[1]);
         for (int lane = 1; lane < LANES; lane++)
             my_most = fmax(my_most, most[lane][threadIdx.x]);
-        bound = fbni_du_bound(d, (double)my_most, (double)a.batch);
+        if (a.scale)
+            raise_bound(&a.scale->bound, fbni_du_bound(d, (double)my_most, (double)a.batch));
     }
-    if (a.scale && threadIdx.y < 32 / FEATURES)
-        raise_bound(&a.scale->bound, bound);
 }
 
 /* ---- scalar scales ---- */

@@ -43,6 +43,14 @@ __device__ inline void store_feature(const fbni_cuda_feature_gradients &a, int64
     ((R *)a.slopes.du_1)[j] = (R)d.du_1;
 }
 
+/* Raises *to to a bound of |du|. What is not finite counts for nothing: nor is then any du of the
+ * feature. */
+__device__ inline void raise_bound(unsigned *to, double bound)
+{
+    if (isfinite(bound))
+        raise(to, __float_as_uint(__double2float_ru(fmin(bound, (double)FLT_MAX))));
+}
+
 /* G = sum g and K = sum g (u - centre) of feature j. */
 template <typename R>
 __device__ inline fbni_feature_grads finish_feature(const fbni_cuda_feature_gradients &a, int64_t j,

@@ -130,7 +130,7 @@ __global__ void features_restore(fbni_cuda_restored a)
     store_affine<R>(a.affine, j, affine);
     ((R *)a.centre)[j] = a.saved->frozen ? (R)mean : (R)affine.c;
     if (a.scale && j == 0)
-        *a.scale = {0, 1, 0, 1};
+        a.scale->bound = 0;
 }
 
 __global__ void count_batch(int64_t *count)

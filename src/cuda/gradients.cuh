@@ -42,11 +42,14 @@ __device__ inline int scale_power(const fbni_cuda_du_scale *scale)
     return min(14 + 127 - (int)(scale->bound >> 23), 126);
 }
 
-/* One thread leaves 2^-p for the products. */
+/* One thread leaves 2^-p and the rest for the products. */
 __device__ inline void keep_restore(fbni_cuda_du_scale *scale, int power)
 {
-    if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0)
+    if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
         scale->restore = power_of_two(-power);
+        scale->set_to = 0;
+        scale->added_to = 1;
+    }
 }
 
 /* Whether the largest |g| is wanted. */
