@@ -61,6 +61,22 @@ __device__ inline __half from_real<__half>(float v)
     return __float2half_rn(v);
 }
 
+/* Two numbers of a half type in a word. */
+template <typename T>
+__device__ inline float2 unpack_pair(uint32_t word);
+template <>
+__device__ inline float2 unpack_pair<__half>(uint32_t word)
+{
+    __half2 h;
+    memcpy(&h, &word, sizeof h);
+    return __half22float2(h);
+}
+template <>
+__device__ inline float2 unpack_pair<__nv_bfloat16>(uint32_t word)
+{
+    return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+
 template <typename R>
 __device__ inline R not_a_number()
 {

@@ -145,7 +145,7 @@ __device__ inline fbni_affine train_feature(const fbni_cuda_features &a, int64_t
  * that merges chunks, and its instructions come from memory. */
 struct chunk_rows {
     int chunks, more; /* of them, the first ones */
-    double first, many, few, all;
+    double first, many, few;
     double by_first, by_many, by_few, by_all;
 
     __device__ double of(int q) const
@@ -167,11 +167,10 @@ __host__ __device__ inline chunk_rows chunk_rows_of(const fbni_cuda_chunks &c)
     r.few = (double)(groups * c.group_rows);
     r.many = r.few + (double)c.group_rows;
     r.first = (r.more > 0 ? r.many : r.few) - (double)(c.groups * c.group_rows - c.rows);
-    r.all = (double)c.rows;
     r.by_first = 1 / r.first;
     r.by_many = 1 / r.many;
     r.by_few = 1 / r.few;
-    r.by_all = 1 / r.all;
+    r.by_all = 1 / (double)c.rows;
     return r;
 }
 

@@ -107,9 +107,9 @@ inline bool gradient_is_wide(const fbni_cuda_gradient &a)
            is_wide(a.dy, a.lddy, a.O, COUNT, sizeof(T));
 }
 
-/* call.operator()<T, ACT>() for the activation asked for. */
+/* call.operator()<T, ACT>() for the activation asked for, one that is not over rows. */
 template <typename T, typename CALL>
-inline cudaError_t for_activation(fbn_activation activation, const CALL &call)
+inline cudaError_t for_elementwise(fbn_activation activation, const CALL &call)
 {
     switch (activation) {
     case FBN_ACT_RELU:
@@ -118,12 +118,22 @@ inline cudaError_t for_activation(fbn_activation activation, const CALL &call)
         return call.template operator()<T, FBN_ACT_GELU>();
     case FBN_ACT_SILU:
         return call.template operator()<T, FBN_ACT_SILU>();
+    default:
+        return call.template operator()<T, FBN_ACT_NONE>();
+    }
+}
+
+/* The same of any. */
+template <typename T, typename CALL>
+inline cudaError_t for_activation(fbn_activation activation, const CALL &call)
+{
+    switch (activation) {
     case FBN_ACT_SOFTMAX:
         return call.template operator()<T, FBN_ACT_SOFTMAX>();
     case FBN_ACT_LOG_SOFTMAX:
         return call.template operator()<T, FBN_ACT_LOG_SOFTMAX>();
     default:
-        return call.template operator()<T, FBN_ACT_NONE>();
+        return for_elementwise<T>(activation, call);
     }
 }
 

@@ -308,21 +308,6 @@ struct launch_du {
     }
 };
 
-template <typename T, typename CALL>
-cudaError_t for_elementwise(fbn_activation activation, const CALL &call)
-{
-    switch (activation) {
-    case FBN_ACT_RELU:
-        return call.template operator()<T, FBN_ACT_RELU>();
-    case FBN_ACT_GELU:
-        return call.template operator()<T, FBN_ACT_GELU>();
-    case FBN_ACT_SILU:
-        return call.template operator()<T, FBN_ACT_SILU>();
-    default:
-        return call.template operator()<T, FBN_ACT_NONE>();
-    }
-}
-
 template <typename CALL>
 cudaError_t for_half(const fbni_cuda_gradient &a, const CALL &call)
 {

@@ -20,21 +20,6 @@ struct packed_pass {
 template <bool WIDE>
 using packed_columns = columns<float, WIDE, packed_pass::COUNT>;
 
-template <typename T>
-__device__ inline float2 unpack_pair(uint32_t word);
-template <>
-__device__ inline float2 unpack_pair<__half>(uint32_t word)
-{
-    __half2 h;
-    memcpy(&h, &word, sizeof h);
-    return __half22float2(h);
-}
-template <>
-__device__ inline float2 unpack_pair<__nv_bfloat16>(uint32_t word)
-{
-    return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
-}
-
 /* A row of a thread's columns, two a word. */
 struct packed_values {
     uint32_t words[packed_pass::COUNT / 2];

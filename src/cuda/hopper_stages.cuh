@@ -154,11 +154,11 @@ __device__ inline void unpack_words(float (&v)[4], const uint4 &words)
 
 __device__ inline void unpack_words(float (&v)[8], const uint4 &words)
 {
-    __half2 pairs[4];
+    uint32_t pairs[4];
     memcpy(pairs, &words, sizeof pairs);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-        const float2 pair = __half22float2(pairs[k]);
+        const float2 pair = unpack_pair<__half>(pairs[k]);
         v[2 * k] = pair.x;
         v[2 * k + 1] = pair.y;
     }
