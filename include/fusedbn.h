@@ -513,7 +513,7 @@ FBN_API void fbn_grads_init(fbn_grads *grads, size_t size);
  * Accuracy: as for fbn_forward_train; but of the half types a GPU rounds du to the data's type before
  * the two products, as unfused layers do, where fbn_layer_describe names gradients_cublas (kernel
  * "gradients_f32" keeps it in float, and is many times slower). f16's du is first multiplied by a
- * power of two: below 2^-39 of the largest that the largest |g| allows it is 0. */
+ * power of two: it is off by 2^-11 of itself, or by up to 2^-39 of a bound of the layer's largest. */
 FBN_API fbn_status fbn_backward(fbn_layer *layer, const fbn_params *params,
                                 const fbn_backward_args *args, const fbn_grads *grads);
 

@@ -82,10 +82,10 @@ char *case_name(const test_case *c, char *buffer, size_t size)
     static const char *const scales[] = {"none", "scalar", "feature"};
     static const char *const activations[] = {"none", "relu",    "gelu",
                                               "silu", "softmax", "log_softmax"};
-    static const char *const inputs[] = {"normal",   "offset",   "offset-exact", "constant",
-                                         "tiny",     "huge",     "reciprocal",   "rows",
-                                         "zeros",    "late",     "outliers",     "sparse",
-                                         "inf-in-x", "nan-in-x", "inf-in-w",     "nan-in-w"};
+    static const char *const inputs[] = {
+        "normal",     "offset",   "offset-exact", "constant", "tiny",     "huge",
+        "reciprocal", "rows",     "zeros",        "late",     "outliers", "gradients",
+        "sparse",     "inf-in-x", "nan-in-x",     "inf-in-w", "nan-in-w"};
     static const char *const momenta[] = {"default", "0", "1", "0.37", "cumulative"};
     snprintf(buffer, size, "%s:%s:%lldx%lldx%lld", c->training ? "train" : "infer",
              format_name(c->dtype), (long long)c->n, (long long)c->i, (long long)c->o);

@@ -18,12 +18,13 @@ typedef enum input_kind {
     INPUT_TINY,       /* x near 1e-30 (f16: near its smallest) */
     INPUT_HUGE,       /* x so large that var nearly overflows; inference: near 1e30 */
     INPUT_RECIPROCAL, /* columns of x scaled by powers of ten, those of W by their reciprocals */
-    INPUT_ROWS,     /* rows of W scaled by powers of ten: columns of u, and of du by reciprocals */
-    INPUT_ZEROS,    /* zeros in s, gamma, t, W and x */
-    INPUT_LATE,     /* the first rows of x are zeros, most others are small beside the rest */
-    INPUT_OUTLIERS, /* one entry of W in 500 is 2^10 times as large */
-    INPUT_SPARSE,   /* every fourth row of W has a few small entries alone */
-    INPUT_INF_X,    /* one infinity in x */
+    INPUT_ROWS,      /* rows of W scaled by powers of ten: columns of u, and of du by reciprocals */
+    INPUT_ZEROS,     /* zeros in s, gamma, t, W and x */
+    INPUT_LATE,      /* the first rows of x are zeros, most others are small beside the rest */
+    INPUT_OUTLIERS,  /* one entry of W in 500 is 2^10 times as large */
+    INPUT_GRADIENTS, /* columns of dy scaled by powers of two */
+    INPUT_SPARSE,    /* every fourth row of W has a few small entries alone */
+    INPUT_INF_X,     /* one infinity in x */
     INPUT_NAN_X,
     INPUT_INF_W,
     INPUT_NAN_W,

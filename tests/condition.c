@@ -24,6 +24,7 @@ typedef struct conditions {
     double *u, *z, *zhat, *v; /* [n,o] */
     double *mean, *rstd;      /* [o]; rstd: relative, of 1 / sqrt(var + eps) */
     double *g, *dzhat, *du;   /* [n,o] */
+    double *radius;           /* [n,o]: how far v may be off */
 } conditions;
 
 static double *values(int64_t count)
@@ -286,7 +287,7 @@ void condition_of_rounding(const problem *p, const trace *exact, double unit, do
     }
 }
 
-static void activate_backward(const problem *p, int64_t row, const trace *t, double reach,
+static void activate_backward(const problem *p, int64_t row, const trace *t, const double *radius,
                               const double *cv, const double *cy, double *cg)
 {
     const double *dy = p->dy + row * p->o;
@@ -300,7 +301,7 @@ static void activate_backward(const problem *p, int64_t row, const trace *t, dou
     }
     for (int64_t j = 0; j < p->o; j++) {
         double a = (double)v[j], d = fabs(dy[j]), s = logistic(a), e;
-        range as = around(a, reach * cv[j]);
+        range as = around(a, radius[j]);
         switch (p->activation) {
         case FBN_ACT_NONE:
         case FBN_ACT_RELU: /* inputs.c gives dy = 0 where the side of the kink is uncertain */
@@ -364,12 +365,12 @@ static void feature_backward(const problem *p, const trace *t, int64_t j, condit
     condition[OUT_DBIAS][j] = dbias;
 }
 
-static void backward(const problem *p, const trace *t, double reach, double underflow,
-                     conditions *c, double *condition[OUTPUTS])
+static void backward(const problem *p, const trace *t, double underflow, conditions *c,
+                     double *condition[OUTPUTS])
 {
     for (int64_t n = 0; n < p->n; n++)
-        activate_backward(p, n, t, reach, c->v + n * p->o, condition[OUT_Y] + n * p->o,
-                          c->g + n * p->o);
+        activate_backward(p, n, t, c->radius + n * p->o, c->v + n * p->o,
+                          condition[OUT_Y] + n * p->o, c->g + n * p->o);
     for (int64_t e = 0; e < p->n * p->o; e++)
         c->g[e] += underflow;
     for (int64_t j = 0; j < p->o; j++)
@@ -386,6 +387,21 @@ static void backward(const problem *p, const trace *t, double reach, double unde
     }
 }
 
+/* Column j once more, each u off by `lost` units of roundoff too, and v by what that makes of it. */
+static void lose(const problem *p, const trace *t, int64_t j, double unit, const double *lost,
+                 conditions *c)
+{
+    for (int64_t n = 0; n < p->n; n++) {
+        int64_t e = n * p->o + j;
+        c->u[e] += lost[e];
+        c->z[e] += fabs(scale(p->pre, p->pre_scale, j)) * lost[e];
+        c->radius[e] -= unit * c->v[e];
+    }
+    normalise(p, t, j, c);
+    for (int64_t n = 0; n < p->n; n++)
+        c->radius[n * p->o + j] += unit * c->v[n * p->o + j];
+}
+
 /* lost: of u after the moments were taken, in units of roundoff; or NULL. */
 static void compute(const problem *p, const trace *exact, double unit, double least,
                     bool wants_backward, const double *lost, double *condition[OUTPUTS])
@@ -393,27 +409,27 @@ static void compute(const problem *p, const trace *exact, double unit, double le
     int64_t no = p->n * p->o, o = p->o;
     double underflow = least / unit, reach = condition_reach(p, unit);
     conditions c = {values(no), values(no), values(no), values(no), values(o),
-                    values(o),  values(no), values(no), values(no)};
+                    values(o),  values(no), values(no), values(no), values(no)};
     for (int k = 0; k < OUTPUTS; k++)
         for (int64_t e = 0; e < exact->size[k]; e++)
             condition[k][e] = 0;
     product(p, underflow, &c);
     for (int64_t j = 0; j < o; j++) {
         statistics(p, exact, j, unit, &c, condition);
-        for (int64_t n = 0; n < p->n && lost; n++) {
-            c.u[n * o + j] += lost[n * o + j];
-            c.z[n * o + j] += fabs(scale(p->pre, p->pre_scale, j)) * lost[n * o + j];
-        }
         normalise(p, exact, j, &c);
+        for (int64_t n = 0; n < p->n; n++)
+            c.radius[n * o + j] = reach * c.v[n * o + j];
+        if (lost)
+            lose(p, exact, j, unit, lost, &c);
     }
     for (int64_t n = 0; n < p->n; n++)
         activate(p->activation, o, exact->v + n * o, exact->out[OUT_Y] + n * o, reach, c.v + n * o,
                  condition[OUT_Y] + n * o);
     if (wants_backward)
-        backward(p, exact, reach, underflow, &c, condition);
+        backward(p, exact, underflow, &c, condition);
 
     free(c.u), free(c.z), free(c.zhat), free(c.v), free(c.mean);
-    free(c.rstd), free(c.g), free(c.dzhat), free(c.du);
+    free(c.rstd), free(c.g), free(c.dzhat), free(c.du), free(c.radius);
 }
 
 void condition_compute(const problem *p, const trace *exact, double unit, double least,

@@ -110,6 +110,17 @@ static void scale_rows(inputs *in, const test_case *c, draws *d)
     }
 }
 
+/* Such that one scale for all of du has to be small or large, and some columns lie far below it. */
+static void scale_gradients(inputs *in, const test_case *c, draws *d)
+{
+    int all = (int)draw_integer(d, -6, 6);
+    for (int64_t j = 0; j < c->o; j++) {
+        double power = ldexp(1, all + (int)draw_integer(d, -6, 4));
+        for (int64_t n = 0; n < c->n; n++)
+            in->dy[n * c->o + j] = rounded(c->dtype, in->dy[n * c->o + j] * power);
+    }
+}
+
 /* One entry of x or W is not a number of the ordinary kind. */
 static void place_nonfinite(inputs *in, const test_case *c, draws *d)
 {
@@ -177,6 +188,8 @@ void inputs_draw(inputs *in, const test_case *c, uint64_t seed)
     place_nonfinite(in, c, &d);
     for (int64_t e = 0; e < c->n * c->o; e++)
         in->dy[e] = rounded(c->dtype, draw_normal(&d));
+    if (c->input == INPUT_GRADIENTS)
+        scale_gradients(in, c, &d);
 
     in->bias = c->bias ? draw_parameter(c, c->o, 0, &d) : NULL;
     in->pre =

@@ -159,8 +159,8 @@ static test_case half_case(const kernel_row *row, int k)
     return c;
 }
 
-/* u is kept in 16 bits, by whole tiles and by the rest of one, in rows that
- * the copy engine stores and in others. */
+/* u is kept in 16 bits, by whole tiles and by the rest of one, in rows that the copy engine stores
+ * and in others. */
 static void add_packed(const kernel_row *row)
 {
     for (int k = 0; k < 4 * INPUT_KINDS; k++) {

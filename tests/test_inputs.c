@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static case_table constant, nonfinite, shapes, empty, rounding;
+static case_table constant, nonfinite, gradients, shapes, empty, rounding;
 
 /* ---- constant columns ------------------------------------------------------------------------ */
 
@@ -123,6 +123,24 @@ static void add_nonfinite(case_table *cases, const test_case *base)
 START_TEST(test_nonfinite)
 {
     trial_run(&nonfinite.cases[_i], true);
+}
+END_TEST
+
+/* ---- sizes of dy ------------------------------------------------------------------------------ */
+
+/* Columns of dy that differ, all small or all large. */
+static void add_gradients(case_table *cases, const test_case *base)
+{
+    const case_factor options[] = {factor_activation, factor_accumulate, factor_weight_f32};
+    test_case c = *base;
+    c.input = INPUT_GRADIENTS;
+    c.gamma = true;
+    table_add_pairs(cases, &c, options, sizeof options / sizeof *options);
+}
+
+START_TEST(test_gradients)
+{
+    trial_run(&gradients.cases[_i], true);
 }
 END_TEST
 
@@ -283,6 +301,7 @@ static void add(Suite *suite)
         if (training)
             harness_for_rows(&constant, &base, add_constant);
         harness_for_rows(&nonfinite, &base, add_nonfinite);
+        harness_for_rows(&gradients, &base, add_gradients);
         harness_for_rows(&shapes, &base, add_shapes);
         harness_for_rows(&empty, &base, add_empty);
     }
@@ -290,10 +309,12 @@ static void add(Suite *suite)
     harness_for_rows(&rounding, &base, table_add);
     harness_finish(&constant);
     harness_finish(&nonfinite);
+    harness_finish(&gradients);
     harness_finish(&shapes);
     harness_finish(&empty);
     harness_add(suite, "constant", test_constant, constant.count);
     harness_add(suite, "nonfinite", test_nonfinite, nonfinite.count);
+    harness_add(suite, "gradients", test_gradients, gradients.count);
     harness_add(suite, "shapes", test_shapes, shapes.count);
     harness_add(suite, "empty", test_empty, empty.count);
     if (harness_selects("rounding"))
@@ -309,6 +330,7 @@ int main(void)
     int status = harness_main("test_inputs", add);
     table_clear(&constant);
     table_clear(&nonfinite);
+    table_clear(&gradients);
     table_clear(&shapes);
     table_clear(&empty);
     table_clear(&rounding);

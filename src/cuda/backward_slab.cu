@@ -13,7 +13,7 @@
  *     feature  algebra.h, a column a thread; the parameters' gradients
  *     du
  *
- * 128 x 1024 -> 512, forward and backward, on an H200: see bench/results/h200-bench.txt.
+ * 128 x 1024 -> 512 on an H200: 5.4 us in bf16, where the four kernels take 17.5 (h200-hopper.txt, 15).
  */
 #include "features_backward.cuh"
 #include "gradients.cuh"

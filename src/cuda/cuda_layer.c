@@ -88,14 +88,16 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
 static bool packs(const fbni_cuda_layer *l, int64_t batch, fbni_hopper_tiles *tiles)
 {
     const fbn_layer_desc *desc = &l->desc;
-    const fbni_cuda_row_id product = fbni_cuda_choose_product(l->context, desc, &l->choice, batch);
-    const fbni_cuda_row_id train =
-        fbni_cuda_choose_train(l->context, desc, &l->choice, product, batch);
+    fbni_cuda_row_id product, train;
     fbni_hopper_kind kind;
 
-    if (!fbni_is_half(desc->dtype) || !fbni_cuda_is_hopper(product, &kind) ||
-        (train != FBNI_CUDA_TRAIN_PACKED && train != FBNI_CUDA_TRAIN_FOLLOWED) ||
+    if (!fbni_is_half(desc->dtype) || fbni_is_rowwise(desc->activation) ||
         fbni_cuda_choose_backward(desc, &l->choice, batch) == FBNI_CUDA_BACKWARD_SLAB)
+        return false;
+    product = fbni_cuda_choose_product(l->context, desc, &l->choice, batch);
+    train = fbni_cuda_choose_train(l->context, desc, &l->choice, product, batch);
+    if (!fbni_cuda_is_hopper(product, &kind) ||
+        (train != FBNI_CUDA_TRAIN_PACKED && train != FBNI_CUDA_TRAIN_FOLLOWED))
         return false;
     *tiles = fbni_hopper_tiles_of(l->context, kind, batch, desc->in_features, desc->out_features);
     return true;
@@ -173,7 +175,7 @@ static void describe(fbni_cuda_layer *l, size_t bytes)
     snprintf(l->text, sizeof l->text, "%s, %s, %s%s%s, %s, workspace %zu bytes",
              fbni_cuda_row_name(row[FBNI_CUDA_PRODUCT]), fbni_cuda_row_name(row[FBNI_CUDA_TRAIN]),
              rowwise ? fbni_cuda_row_name(row[FBNI_CUDA_SOFTMAX]) : "", rowwise ? ", " : "",
-             fbni_cuda_row_name(row[FBNI_CUDA_BACKWARD]),
+             fbni_cuda_row_name(fbni_cuda_choose_backward(&l->desc, &l->choice, l->desc.max_batch)),
              fbni_cuda_row_name(row[FBNI_CUDA_GRADIENTS]), bytes);
 }
 

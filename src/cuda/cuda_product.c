@@ -43,15 +43,16 @@ fbn_status fbni_cuda_multiply(fbni_cuda_context *context, const fbni_product *p)
     const cublasComputeType_t compute = wide      ? CUBLAS_COMPUTE_64F
                                         : p->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
                                                   : CUBLAS_COMPUTE_32F;
-    cublasStatus_t status;
+    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
 
     pthread_mutex_lock(&context->blas_lock);
     if (p->scale)
-        (void)cublasSetPointerMode(context->blas, CUBLAS_POINTER_MODE_DEVICE);
-    status = cublasGemmEx_64(context->blas, p->b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
-                             p->a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, p->n, p->m, p->depth,
-                             factor, p->b.p, from, p->b.ld, p->a.p, from, p->a.ld, before, p->c, to,
-                             p->ldc, compute, CUBLAS_GEMM_DEFAULT);
+        status = cublasSetPointerMode(context->blas, CUBLAS_POINTER_MODE_DEVICE);
+    if (status == CUBLAS_STATUS_SUCCESS)
+        status = cublasGemmEx_64(context->blas, p->b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+                                 p->a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, p->n, p->m, p->depth,
+                                 factor, p->b.p, from, p->b.ld, p->a.p, from, p->a.ld, before, p->c,
+                                 to, p->ldc, compute, CUBLAS_GEMM_DEFAULT);
     if (p->scale)
         (void)cublasSetPointerMode(context->blas, CUBLAS_POINTER_MODE_HOST);
     pthread_mutex_unlock(&context->blas_lock);

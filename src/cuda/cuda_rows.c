@@ -431,6 +431,6 @@ fbni_cuda_row_id fbni_cuda_choose_backward(const fbn_layer_desc *desc,
         return choice->row[FBNI_CUDA_BACKWARD];
     if (choice->named[FBNI_CUDA_TRAIN] &&
         (train == FBNI_CUDA_TRAIN_PACKED || train == FBNI_CUDA_TRAIN_FOLLOWED))
-        return FBNI_CUDA_BACKWARD_PASSES; /* which take u as it was packed */
+        return FBNI_CUDA_BACKWARD_PASSES; /* which take packed u */
     return is_small_backward(desc, batch) ? FBNI_CUDA_BACKWARD_SLAB : FBNI_CUDA_BACKWARD_PASSES;
 }

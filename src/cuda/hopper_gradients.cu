@@ -3,8 +3,9 @@
  * The backward's two passes over u that training left packed in the saved buffer (hopper_moments.cuh),
  * u = shift + w unit by tiles of rows:
  *
- *     sums:  G = sum g and S = sum g w over the rows of a tile, from which
- *            K = sum g (u - centre) = (shift - centre) G + unit S
+ *     sums:  G = sum g and S = sum g (w 2^-10) over the rows of a tile, from which
+ *            K = sum g (u - centre) = (shift - centre) G + (unit S) 2^10
+ *            (w is 2^10 where u - shift is their root mean square: S is about as large as G)
  *     du  =  alpha g + (alpha du_u unit) w + alpha (du_u (shift - c) + du_1)
  *
  * with g = act'(a w + b) dy. A block takes some rows of a tile, a pair of feature tiles wide. Its
@@ -194,7 +195,7 @@ __global__ void __launch_bounds__(BLOCK, 2)
 #pragma unroll
                           for (int k = 0; k < COUNT; k++) {
                               part[0][k] += g[k];
-                              part[1][k] = fmaf(g[k], w[k], part[1][k]);
+                              part[1][k] = fmaf(g[k], w[k] * 0x1p-10f, part[1][k]);
                               if (MOST && isfinite(g[k]))
                                   part[1 + MOST][k] = fmaxf(part[1 + MOST][k], fabsf(g[k]));
                           }
@@ -204,7 +205,7 @@ __global__ void __launch_bounds__(BLOCK, 2)
         const tile_unit u(a, at.tile, j);
         float *to = partials + (int64_t)at.chunk * (2 + MOST) * a.O + j;
         to[0] = sum[0];
-        to[a.O] = fmaf(u.shift - ((const float *)a.centre)[j], sum[0], u.unit * sum[1]);
+        to[a.O] = fmaf(u.shift - ((const float *)a.centre)[j], sum[0], u.unit * sum[1] * 0x1p10f);
         if (MOST)
             to[2 * a.O] = sum[1 + MOST];
     }

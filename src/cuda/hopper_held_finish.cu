@@ -11,7 +11,7 @@
  * Nothing waits for blocks that may not be resident: a kernel is started when all blocks of the one
  * before have begun, and cleared their counts.
  *
- * y by stages (hopper_stages.cuh), in place: two blocks for each cluster of the product, every other
+ * y by stages (hopper_stages.cuh): two blocks for each cluster of the product, every other
  * stage of its tiles for each, the last first: it is still in the L2 cache. Their first loads come
  * back while the features are made.
  *

@@ -111,8 +111,9 @@ cudaError_t fbni_hopper_direct_clusters(int *clusters);
 /* Whether others may follow behind a product of these tiles. */
 int fbni_hopper_may_follow(fbni_hopper_kind kind, int columns);
 
-/* hopper_normalise.cu -- y = act(alpha (u - c) + shift) of packed u, which may lie in y's
- * place. features: or NULL, where they are made already; else, of at most FBNI_HOPPER_FEW tiles, made on the way. */
+/* hopper_normalise.cu -- y = act(alpha (u - c) + shift) of packed u, which may lie in y's place.
+ * features: or NULL, where they are made already; else, of at most FBNI_HOPPER_FEW tiles, made on the
+ * way. */
 enum { FBNI_HOPPER_FEW = 8 };
 cudaError_t fbni_hopper_normalise(const fbni_cuda_queue *queue, const fbni_cuda_finish *finish,
                                   const fbni_cuda_features *features);

@@ -6,7 +6,7 @@
  * du is stored as reals; or rounded to the data's half type, as the unfused batch normalisation
  * stores it, since the tensor cores multiply it with W and x so. f16 holds du times a power of two at
  * which the largest that there can be is just below 2^15: what is lost is 2^-39 of that, and 2^-11 of
- * du itself; PyTorch leaves that scale to its user (loss scaling).
+ * du itself.
  *
  * A block is a slab of columns wide; its threads go down the rows, 4 rows in flight each, from the
  * first row: the sums were taken the other way.
