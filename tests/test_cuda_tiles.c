@@ -188,6 +188,23 @@ static void add_held(const kernel_row *row)
     }
 }
 
+/* dW's depth in slices, by whole blocks of it and not, and where a column of a long sum does not
+ * fit in f16; and dx's. */
+static void add_sliced(const kernel_row *row)
+{
+    static const shape of[] = {{1500, 70, 140, FBN_ACT_SILU}, {40, 24, 1500, FBN_ACT_NONE}};
+    for (int k = 0; k < 2 * INPUT_KINDS; k++) {
+        test_case c = case_default(true);
+        c.kernel = row->name;
+        c.math = row->tf32 ? FBN_MATH_TF32 : FBN_MATH_FP32;
+        c.n = of[k % 2].n, c.i = of[k % 2].i, c.o = of[k % 2].o;
+        c.activation = of[k % 2].activation;
+        c.input = (input_kind)(k / 2);
+        c.bias = c.gamma = c.beta = c.batch_stats = true;
+        table_add(&saved, &c);
+    }
+}
+
 START_TEST(test_packed)
 {
     trial_run(&packed.cases[_i], false);
@@ -217,6 +234,9 @@ static void add(Suite *suite)
     for (size_t r = 0; r < count; r++)
         if (strcmp(rows[r].name, "train_packed") == 0)
             add_held(&rows[r]);
+    for (size_t r = 0; r < count; r++)
+        if (strncmp(rows[r].name, "gradients_f16x", 14) == 0)
+            add_sliced(&rows[r]);
     harness_finish(&table);
     harness_finish(&packed);
     harness_finish(&saved);

@@ -221,6 +221,7 @@ fbn_status fbni_cuda_backward(void *layer_, const fbn_params *params, const fbn_
         .inputs = (float *)(void *)(layer->workspace + w.inputs),
         .weights = (float *)(void *)(layer->workspace + w.weights),
         .du = layer->workspace + w.du,
+        .slices = (float *)(void *)(layer->workspace + w.slices),
         .control = layer->workspace + w.control,
     };
     fbn_status status;

@@ -24,6 +24,7 @@ typedef struct fbni_cuda_backward_job {
     float *inputs, *weights;
     bool du_there; /* as the products take it */
     char *du;      /* Hopper: du's parts */
+    float *slices; /* fbni_hopper_slices_size */
     void *control;
 } fbni_cuda_backward_job;
 

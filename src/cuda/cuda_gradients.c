@@ -150,6 +150,7 @@ static fbn_status hopper_products(fbni_cuda_backward_job *job, fbni_hopper_kind 
         .alpha = job->gradient.affine.alpha,
         .parts = job->du,
         .other = (char *)job->inputs,
+        .slices = job->slices,
         .control = job->control,
     };
     const bool add_dw = job->accumulate, add_dx = job->accumulate_dx;

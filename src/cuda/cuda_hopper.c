@@ -244,10 +244,38 @@ static fbn_status multiply(fbni_cuda_context *c, fbni_hopper_product *p, fbn_dty
     return fbni_cuda_check(c->host, fbni_hopper_multiply(&c->queue, p), "hopper_product");
 }
 
+/* The slices' products one behind the other, and their sum. */
+static fbn_status multiply_slices(fbni_cuda_context *c, const fbni_hopper_parts_call *call,
+                                  fbni_hopper_product *p, const fbni_hopper_tiles *tiles)
+{
+    const fbni_hopper_slices s = {
+        .slices = tiles->slices,
+        .rows_of_slice = tiles->count * tiles->columns,
+        .N = call->x.rows,
+        .O = call->w.rows,
+        .from = call->slices,
+        .ldfrom = fbni_hopper_stride(call->w.rows),
+        .x_exponents = call->x.exponents,
+        .w_exponents = call->w.exponents,
+        .rescue = &call->control->rescue,
+        .out = call->u,
+        .ldout = call->ldu,
+    };
+    fbn_status status;
+
+    p->slices = s.slices;
+    p->N = s.slices * s.rows_of_slice;
+    p->x_exponents = p->w_exponents = NULL;
+    status = multiply(c, p, FBN_F32, call->slices, s.ldfrom);
+    return status == FBN_OK
+               ? fbni_cuda_check(c->host, fbni_hopper_add_slices(&c->queue, &s), "add_slices")
+               : status;
+}
+
 fbn_status fbni_hopper_call_parts(fbni_cuda_context *c, const fbni_hopper_parts_call *call)
 {
     const fbni_hopper_tiles tiles =
-        fbni_hopper_tiles_of(c, call->kind, call->x.rows, call->I, call->w.rows);
+        fbni_hopper_slice(c, call->kind, call->x.rows, call->I, call->w.rows, NULL);
     fbni_hopper_product p = {
         .kind = call->kind,
         .columns = tiles.columns,
@@ -259,7 +287,10 @@ fbn_status fbni_hopper_call_parts(fbni_cuda_context *c, const fbni_hopper_parts_
     };
     const fbn_status status = map_parts(c, call, &p);
 
-    return status == FBN_OK ? multiply(c, &p, FBN_F32, call->u, call->ldu) : status;
+    if (status != FBN_OK)
+        return status;
+    return tiles.slices > 1 ? multiply_slices(c, call, &p, &tiles)
+                            : multiply(c, &p, FBN_F32, call->u, call->ldu);
 }
 
 static fbni_hopper_product product_of(const fbni_hopper_call *call, fbni_hopper_kind kind,

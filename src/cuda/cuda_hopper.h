@@ -34,9 +34,17 @@ typedef struct fbni_hopper_tiles {
     int64_t waves;
     int clusters; /* that multiply, at most */
     int holders;  /* fbni_hopper_product.holders */
+    int slices;   /* of the depth; count is that of a slice */
 } fbni_hopper_tiles;
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                        int64_t N, int64_t I, int64_t O);
+/* The same for operands in parts and no moments: where the tiles are few and the depth is large,
+ * slices of it fill the machine. In *time, if not NULL, what it is expected to take, in
+ * microseconds. */
+fbni_hopper_tiles fbni_hopper_slice(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                    int64_t N, int64_t I, int64_t O, double *time);
+/* Memory for the slices' products, of any sizes. */
+size_t fbni_hopper_slices_size(const fbni_cuda_context *context);
 /* What follows behind the product (pairs 0: nothing does); eager: also where that takes longer than
  * the product. */
 fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
@@ -115,6 +123,7 @@ typedef struct fbni_hopper_parts_call {
     int64_t I; /* depth */
     fbni_hopper_operand x, w;
     const fbni_hopper_control *control;
+    float *slices; /* fbni_hopper_slices_size */
     float *u;
     int64_t ldu;
 } fbni_hopper_parts_call;
@@ -159,10 +168,6 @@ const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O);
 const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
                                               fbni_hopper_kind kind, int64_t N, int64_t I,
                                               int64_t O);
-/* Microseconds that a product of this kind is expected to take. */
-double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
-                        int64_t I, int64_t O);
-
 typedef struct fbni_hopper_gradients {
     fbni_hopper_kind kind; /* TF32 or FP32 */
     int64_t N, I, O;
@@ -170,6 +175,7 @@ typedef struct fbni_hopper_gradients {
     unsigned *maxima;    /* O */
     const float *alpha;  /* O */
     char *parts, *other; /* fbni_hopper_backward_memory_of */
+    float *slices;       /* fbni_hopper_slices_size */
     void *control;
 } fbni_hopper_gradients;
 

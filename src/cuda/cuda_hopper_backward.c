@@ -34,11 +34,12 @@ const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
     const double blas_rate = kind == FBNI_HOPPER_FP32 ? 52 : 279;
     const double n = (double)N, i = (double)I, o = (double)O;
     const double bytes = 12 * (n * i + i * o) + 16 * n * o;
-    const double own = fbni_hopper_time(context, kind, N, O, I) +
-                       fbni_hopper_time(context, kind, O, N, I) + starts + bytes / bandwidth;
     const double blas = blas_starts + 4e-6 * n * i * o / blas_rate;
+    double dx = 0, dw = 0;
 
-    return own > blas ? "cuBLAS is faster at this size" : NULL;
+    (void)fbni_hopper_slice(context, kind, N, O, I, &dx);
+    (void)fbni_hopper_slice(context, kind, O, N, I, &dw);
+    return dx + dw + starts + bytes / bandwidth > blas ? "cuBLAS is faster at this size" : NULL;
 }
 
 /* ---- memory ---- */
@@ -135,6 +136,7 @@ static fbn_status multiply(fbni_cuda_context *c, const fbni_hopper_gradients *g,
         .x = *x,
         .w = *w,
         .control = g->control,
+        .slices = g->slices,
         .u = out,
         .ldu = ldout,
     };

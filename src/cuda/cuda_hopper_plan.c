@@ -65,8 +65,8 @@ static double time_of(const fbni_hopper_tiles *t, fbni_hopper_kind kind, int64_t
     return hold_start + (double)t->waves * fmax(depth, hold_tile + depth / 2);
 }
 
-double fbni_hopper_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
-                        int64_t I, int64_t O)
+static double product_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
+                           int64_t I, int64_t O)
 {
     const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, I, O);
 
@@ -90,7 +90,7 @@ static double whole_time(const fbni_cuda_context *context, fbni_hopper_kind kind
         start = 6; /* the copy engine cannot read such rows: two copies */
         x = w = 4;
     }
-    return fbni_hopper_time(context, kind, N, I, O) + start +
+    return product_time(context, kind, N, I, O) + start +
            (x * (double)N + w * (double)O) * (double)I / bandwidth;
 }
 
@@ -193,6 +193,54 @@ fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_ho
     return best;
 }
 
+/* ---- slices ---- */
+
+/* What adds them up: a launch, and the bytes per microsecond that it reads from the L2 cache. */
+static const double add_start = 4, add_rate = 4e6;
+enum { COLUMNS_MOST = 256 }; /* of a tile */
+
+size_t fbni_hopper_slices_size(const fbni_cuda_context *context)
+{
+    return (size_t)(context->queue.processors / FBNI_HOPPER_CLUSTER) * FBNI_HOPPER_PAIR *
+           COLUMNS_MOST * sizeof(float); /* a tile of each cluster */
+}
+
+/* Slices are of one wave: what they are summed from is small then, and the waves of whole tiles are
+ * full enough where there are several. */
+fbni_hopper_tiles fbni_hopper_slice(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                    int64_t N, int64_t I, int64_t O, double *time)
+{
+    const int64_t clusters = context->queue.processors / FBNI_HOPPER_CLUSTER;
+    const int64_t pairs = ceil_div(O, FBNI_HOPPER_PAIR), blocks = ceil_div(I, 64);
+    fbni_hopper_tiles best = fbni_hopper_tiles_of(context, kind, N, I, O);
+    double least = time_of(&best, kind, I);
+    int columns;
+
+    best.slices = 1;
+    for (int i = 0; (columns = fbni_hopper_tile_columns(kind, i)) > 0; i++) {
+        const int64_t count = ceil_div(N, columns);
+        const int64_t most = clusters / (pairs * count);
+        if (most < 2 || blocks < 2)
+            continue;
+        fbni_hopper_tiles t = best;
+        const int64_t share = ceil_div(blocks, most), slices = ceil_div(blocks, share);
+        const double bytes = 4 * (double)(slices * count * columns) * (double)O;
+        t.columns = columns;
+        t.count = t.steps = count;
+        t.waves = 1;
+        t.slices = (int)slices;
+        t.clusters = (int)(pairs * count * slices);
+        const double takes = time_of(&t, kind, 64 * share) + add_start + bytes / add_rate;
+        if (slices > 1 && takes < least) {
+            best = t;
+            least = takes;
+        }
+    }
+    if (time)
+        *time = least;
+    return best;
+}
+
 /* ---- what follows ---- */
 
 /* Measured on an H100: what a block that follows takes for a pair, and more for each tile of it, in
@@ -207,7 +255,7 @@ fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
     const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, I, O);
     const int64_t pairs = (O + FBNI_HOPPER_PAIR - 1) / FBNI_HOPPER_PAIR, all = pairs * t.count;
     const double size = kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16 ? 2 : 4;
-    const double whole = fbni_hopper_time(context, kind, N, I, O);
+    const double whole = product_time(context, kind, N, I, O);
     const double cost = follow_start + follow_tile * (double)t.count +
                         (double)N * FBNI_HOPPER_PAIR * size / follow_rate;
     double free_at[FOLLOW_MOST * FBNI_HOPPER_CLUSTER] = {0};
@@ -234,6 +282,19 @@ fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
     return f;
 }
 #else
+size_t fbni_hopper_slices_size(const fbni_cuda_context *context)
+{
+    (void)context;
+    return 0;
+}
+
+fbni_hopper_tiles fbni_hopper_slice(const fbni_cuda_context *context, fbni_hopper_kind kind,
+                                    int64_t N, int64_t I, int64_t O, double *time)
+{
+    (void)time;
+    return fbni_hopper_tiles_of(context, kind, N, I, O);
+}
+
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                        int64_t N, int64_t I, int64_t O)
 {

@@ -139,6 +139,7 @@ typedef struct fbni_cuda_workspace {
                         dx before its rounding */
     size_t weights; /* W in parts; half types: O×I floats: W converted, dW before its rounding */
     size_t du;      /* Hopper: du in parts, either way */
+    size_t slices;  /* Hopper: fbni_hopper_slices_size */
     size_t control; /* fbni_hopper_control */
     size_t done;    /* Hopper: fbni_hopper_counts */
     size_t total;

@@ -52,7 +52,7 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     const size_t N = (size_t)desc->max_batch, O = (size_t)desc->out_features;
     const size_t I = (size_t)desc->in_features;
     size_t matrix = N * O * real, inputs = operand_size(desc, choice, N);
-    size_t weights = operand_size(desc, choice, O), du = 0;
+    size_t weights = operand_size(desc, choice, O), du = 0, slices = 0;
     fbni_hopper_kind kind;
     fbni_cuda_workspace w = {0};
 
@@ -63,6 +63,7 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
         weights = fbni_larger(weights, O * I * real);
         inputs = fbni_larger(inputs, m.other);
         du = m.du;
+        slices = fbni_hopper_slices_size(context);
     }
 
     w.affine = fbni_place(&w.total, 3 * fbni_align(O * real));
@@ -76,6 +77,7 @@ fbni_cuda_workspace fbni_cuda_workspace_of(const fbni_cuda_context *context,
     w.inputs = fbni_place(&w.total, inputs);
     w.weights = fbni_place(&w.total, weights);
     w.du = fbni_place(&w.total, du);
+    w.slices = fbni_place(&w.total, slices);
     w.control = fbni_place(&w.total, sizeof(fbni_hopper_control));
     w.done =
         fbni_place(&w.total, fbni_hopper_counts(context, desc->out_features) * sizeof(unsigned));
@@ -209,6 +211,23 @@ static void log_tiles(const fbni_cuda_layer *l)
     }
 }
 
+/* The same of the backward's products, where they are divided. */
+static void log_slices(const fbni_cuda_layer *l)
+{
+    const int64_t N = l->desc.max_batch, I = l->desc.in_features, O = l->desc.out_features;
+    fbni_hopper_tiles dx, dw;
+    fbni_hopper_kind kind;
+
+    if (!fbni_cuda_is_hopper_gradients(l->choice.row[FBNI_CUDA_GRADIENTS], &kind))
+        return;
+    dx = fbni_hopper_slice(l->context, kind, N, O, I, NULL);
+    dw = fbni_hopper_slice(l->context, kind, O, N, I, NULL);
+    if (dx.slices > 1)
+        l->context->host->log("dx: the depth of %lld in %d slices", (long long)O, dx.slices);
+    if (dw.slices > 1)
+        l->context->host->log("dW: the depth of %lld in %d slices", (long long)N, dw.slices);
+}
+
 static fbn_status allow_kernels(fbni_cuda_context *c, const fbn_layer_desc *desc,
                                 const fbni_cuda_choice *choice)
 {
@@ -253,6 +272,7 @@ fbn_status fbni_cuda_layer_create(void **layer, void *context, const fbn_layer_d
     c->host->log("%lld x %lld -> %lld: %s", (long long)desc->max_batch,
                  (long long)desc->in_features, (long long)desc->out_features, l->text);
     log_tiles(l);
+    log_slices(l);
     *layer = l;
     return FBN_OK;
 }

@@ -15,8 +15,9 @@ namespace fbni
 /* The kernel's arguments beside the maps. */
 struct product_arguments {
     int64_t N, O;
-    int blocks; /* of the depth */
+    int blocks; /* of a slice of the depth */
     int before, pairs, tiles, band;
+    int count; /* of the tiles, those of a slice */
     const int *w_exponents, *x_exponents, *rescue;
     void *out; /* NULL: the copy engine stores, by the map */
     int64_t ldout;

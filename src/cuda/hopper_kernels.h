@@ -61,6 +61,10 @@ typedef struct fbni_hopper_product {
     int band;     /* pairs of feature tiles that are done together */
     int clusters; /* that multiply */
     int64_t N, O, I;
+    /* The depth in so many slices of as many blocks of 64 (the last ones may be short); 0: one.
+     * The result has the products of each slice, one behind the other, N rows in all: those of x up
+     * to a multiple of columns, for each. Without exponents, moments, or anything but u. */
+    int slices;
     /* Operands: dimensions (depth, rows, parts); boxes (64, 128, 1) and (64, columns / 2, 1); w of
      * FBNI_HOPPER_DIRECT is float, boxes (32, 64, 1). */
     CUtensorMap w, x, w_rescue; /* w_rescue: as w, read where *rescue is not 0 */
@@ -110,6 +114,20 @@ int fbni_hopper_tile_columns(fbni_hopper_kind kind, int index);
 cudaError_t fbni_hopper_direct_clusters(int *clusters);
 /* Whether others may follow behind a product of these tiles. */
 int fbni_hopper_may_follow(fbni_hopper_kind kind, int columns);
+
+/* hopper_slices.cu -- out[n, o] = 2^-(x_exponents[n] + w_exponents[o]) times the sum over slices s of
+ * from[s rows_of_slice + n, o]; without the power of two where *rescue is not 0. */
+typedef struct fbni_hopper_slices {
+    int slices;
+    int64_t rows_of_slice;
+    int64_t N, O;
+    const float *from;
+    int64_t ldfrom; /* a multiple of 4 */
+    const int *x_exponents, *w_exponents, *rescue;
+    float *out;
+    int64_t ldout;
+} fbni_hopper_slices;
+cudaError_t fbni_hopper_add_slices(const fbni_cuda_queue *queue, const fbni_hopper_slices *s);
 
 /* hopper_normalise.cu -- y = act(alpha (u - c) + shift) of packed u, which may lie in y's place.
  * features: or NULL, where they are made already; else, of at most FBNI_HOPPER_FEW tiles, made on the

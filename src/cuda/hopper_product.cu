@@ -67,17 +67,19 @@ cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper
                                             p->holders > 0           ? HOLDING
                                             : p->follow.clusters > 0 ? FOLLOWED
                                                                      : PLAIN);
+    const int slices = p->slices ? p->slices : 1;
     product_arguments a = {};
 
     if (!v)
         return cudaErrorInvalidValue;
     a.N = p->N;
     a.O = p->O;
-    a.blocks = (int)ceil_div(p->I, TILE_DEPTH);
+    a.blocks = (int)ceil_div(ceil_div(p->I, TILE_DEPTH), slices);
     a.before = p->before;
     a.pairs = p->pairs ? p->pairs : (int)ceil_div(p->O, TILE_FEATURES * CLUSTER) - p->before;
     a.beside = p->beside;
     a.tiles = (int)ceil_div(p->N, p->columns);
+    a.count = a.tiles / slices;
     a.band = p->band;
     a.w_exponents = p->w_exponents;
     a.x_exponents = p->x_exponents;

@@ -151,9 +151,10 @@ struct schedule {
 
 /* ---- load ---- */
 
+/* blocks: of the depth, or of a slice of it, which has `count` batch tiles. */
 template <int COLUMNS>
 __device__ inline void load_tiles(ring<COLUMNS> r, schedule s, const CUtensorMap *a,
-                                  const CUtensorMap *b, int blocks, int parts)
+                                  const CUtensorMap *b, int blocks, int count, int parts)
 {
     using tile = tile_of<COLUMNS>;
     constexpr int SHARE = COLUMNS / CLUSTER;
@@ -162,9 +163,10 @@ __device__ inline void load_tiles(ring<COLUMNS> r, schedule s, const CUtensorMap
     for (; s.more(); s.next()) {
         int pair, batch_tile;
         s.where(&pair, &batch_tile);
+        const int slice = batch_tile / count, first = slice * blocks;
         const int feature = (pair * CLUSTER + rank) * TILE_FEATURES;
-        const int row = batch_tile * COLUMNS + rank * SHARE;
-        for (int block = 0; block < blocks; block++) {
+        const int row = (batch_tile - slice * count) * COLUMNS + rank * SHARE;
+        for (int block = first; block < first + blocks; block++) {
             for (int part = 0; part < parts; part++, r.next()) {
                 barrier_wait(r.empty(), r.phase ^ 1);
                 barrier_expect(r.full(), tile::SLOT_BYTES);

@@ -104,7 +104,8 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     } else if (threadIdx.x < GROUP) {
         keep_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0)
-            load_tiles(r, s, rescue ? &w_rescue : &w, &x, a.blocks, rescue ? RESCUE : PARTS);
+            load_tiles(r, s, rescue ? &w_rescue : &w, &x, a.blocks, a.count,
+                       rescue ? RESCUE : PARTS);
     } else {
         take_registers<CONSUMER_REGISTERS>();
         if (RESCUE > 0 && rescue)
