@@ -107,5 +107,8 @@ __global__ void __launch_bounds__(BLOCK) hopper_judge(fbni_hopper_judgement j)
 
 cudaError_t fbni_hopper_judge(const fbni_cuda_queue *queue, const fbni_hopper_judgement *j)
 {
-    return launch_ahead(hopper_judge, (unsigned)judges_of(j->ld), BLOCK, queue, 0, *j);
+    const int64_t alone = least(ceil_div(j->ld, COLUMNS), (int64_t)65535); /* nobody adds them up */
+    const int64_t blocks = j->control ? judges_of(j->ld) : alone;
+
+    return launch_ahead(hopper_judge, (unsigned)blocks, BLOCK, queue, 0, *j);
 }

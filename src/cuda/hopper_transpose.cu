@@ -35,9 +35,10 @@ __device__ float power_at(const float *scales, int64_t row)
 }
 
 template <bool WIDE>
-__global__ void __launch_bounds__(BLOCK) column_maxima(fbni_hopper_transpose t, int lanes)
+__global__ void __launch_bounds__(BLOCK, BLOCKS) column_maxima(fbni_hopper_transpose t, int lanes)
 {
     constexpr int COUNT = columns<float, WIDE>::COUNT;
+    __shared__ float shared[COUNT][BLOCK];
     const int step = BLOCK / lanes;
     const columns<float, WIDE> cols(blockIdx.x, (int)threadIdx.x % lanes, lanes, t.columns);
     float most[COUNT] = {};
@@ -58,6 +59,17 @@ __global__ void __launch_bounds__(BLOCK) column_maxima(fbni_hopper_transpose t, 
                 most[k] = fmaxf(most[k], finite_magnitude(v[i][k] * power));
         }
     }
+    /* Of the block, so that few blocks meet at a column: that is what narrow matrices cost. */
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+        shared[k][threadIdx.x] = most[k];
+    __syncthreads();
+    if ((int)threadIdx.x >= lanes)
+        return;
+    for (int at = (int)threadIdx.x + lanes; at < BLOCK; at += lanes)
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+            most[k] = fmaxf(most[k], shared[k][at]);
 #pragma unroll
     for (int k = 0; k < COUNT; k++)
         if (k < cols.count)
@@ -246,7 +258,7 @@ cudaError_t fbni_hopper_column_maxima(const fbni_cuda_queue *queue, const fbni_h
 {
     const int lanes = fbni_cuda_lanes(t->columns, sizeof(float));
     const int64_t slabs = fbni_cuda_slabs(t->columns, lanes, sizeof(float));
-    const int blocks = fbni_cuda_share_rows(slabs, (int64_t)queue->processors * 8,
+    const int blocks = fbni_cuda_share_rows(slabs, (int64_t)queue->processors * BLOCKS,
                                             ceil_div(t->rows, BLOCK / lanes * ROWS));
     const bool wide = is_wide(t->from, t->ldfrom, t->columns, 4, sizeof(float));
 
