@@ -19,6 +19,7 @@ static const struct bench_case cuda_cases[] = {
     {.name = "softmax-128x1024x512",     .batch = 128,   .in = 1024, .out = 512,  .operation = OP_TRAIN, .chain = CHAIN_BN_SCALE_SOFTMAX, .usual = true},
     {.name = "infer-16384x4096x4096",    .batch = 16384, .in = 4096, .out = 4096, .operation = OP_INFER, .usual = true},
     {.name = "infer-1024x8192x8192",     .batch = 1024,  .in = 8192, .out = 8192, .operation = OP_INFER, .usual = true},
+    {.name = "infer-128x1024x512",       .batch = 128,   .in = 1024, .out = 512,  .operation = OP_INFER, .usual = true},
     {.name = "prepared-16384x4096x4096", .batch = 16384, .in = 4096, .out = 4096, .operation = OP_PREPARED, .usual = true},
     {.name = "prepared-1024x8192x8192",  .batch = 1024,  .in = 8192, .out = 8192, .operation = OP_PREPARED, .usual = true},
     {.name = "prepared-128x1024x512",    .batch = 128,   .in = 1024, .out = 512,  .operation = OP_PREPARED, .usual = true},
@@ -31,6 +32,7 @@ static const struct bench_case cuda_cases[] = {
     {.name = "softmax-backward-128x1024x512", .batch = 128, .in = 1024, .out = 512, .operation = OP_TRAIN_BACKWARD, .chain = CHAIN_BN_SCALE_SOFTMAX},
     {.name = "infer-65536x512x512",      .batch = 65536, .in = 512,  .out = 512,  .operation = OP_INFER},
     {.name = "prepared-1x4096x4096",     .batch = 1,     .in = 4096, .out = 4096, .operation = OP_PREPARED},
+    {.name = "prepared-37x20x12",        .batch = 37,    .in = 20,   .out = 12,   .operation = OP_PREPARED},
     {.name = "train-37x20x12",           .batch = 37,    .in = 20,   .out = 12,   .operation = OP_TRAIN},
 };
 /* clang-format on */

@@ -9,7 +9,9 @@
  *               (hopper_moments.cuh), and what comes after may begin before it ends
  *               (hopper_follow.cuh, hopper_held_finish.cu)
  *               softmax, where the activation is over rows
- *   inference:  features with frozen statistics, product, normalise or softmax
+ *   inference:  train_small likewise; or
+ *               features with frozen statistics, product, and normalise unless the product did
+ *               softmax
  *
  * u lies in y itself where y can hold it, in `saved` where the caller wants it (packed, if training
  * would pack it), else in the workspace.
@@ -175,10 +177,11 @@ static fbn_status train_passes(const forward_job *job)
                                  job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
 }
 
-static fbn_status train_small(const forward_job *job)
+static fbn_status run_small(const forward_job *job, fbni_small_statistics statistics)
 {
     const fbn_status status =
-        fbni_small_train(job->context, &job->product, &job->features, &job->finish);
+        fbni_small_forward(job->context, &job->product, statistics, &job->features, &job->finish,
+                           job->args->saved != NULL);
 
     if (status != FBN_OK || !fbni_is_rowwise(job->finish.activation))
         return status;
@@ -213,7 +216,7 @@ static fbn_status run_training(forward_job *job)
         status = fbni_cuda_check(job->context->host,
                                  fbni_cuda_count_batch(&job->context->queue, count), "count_batch");
     if (status == FBN_OK && train == FBNI_CUDA_TRAIN_SMALL)
-        return train_small(job);
+        return run_small(job, FBNI_SMALL_BATCH);
     if (status == FBN_OK)
         status = fbni_cuda_forward_product(job->context, &job->product);
     if (status != FBN_OK)
@@ -232,11 +235,14 @@ static fbn_status run_training(forward_job *job)
 static fbn_status run_inference(forward_job *job)
 {
     fbni_hopper_kind kind;
-    fbn_status status = fbni_cuda_check(
+    fbn_status status;
+
+    if (fbni_cuda_infers_small(job->context, &job->layer->desc, &job->layer->choice, job->finish.N))
+        return run_small(job, FBNI_SMALL_FROZEN);
+    status = fbni_cuda_check(
         job->context->host,
         fbni_cuda_features_frozen(&job->context->queue, job->is_double, &job->features),
         "features_frozen");
-
     /* y at once, unless u is wanted too */
     if (fbni_cuda_is_hopper(job->product.row, &kind) && !job->args->saved &&
         !fbni_is_rowwise(job->finish.activation))

@@ -185,17 +185,19 @@ fbn_status fbni_hopper_weight_gradient(fbni_cuda_context *context, const fbni_ho
 fbn_status fbni_hopper_data_gradient(fbni_cuda_context *context, const fbni_hopper_gradients *g,
                                      const float *weight, int64_t ldw, float *out, int64_t ldout);
 
-/* ---- training in one launch (cuda_small.c, hopper_small.cu) ---- */
+/* ---- a layer in one launch (cuda_small.c, hopper_small.cu) ---- */
 
 /* NULL where the row takes the layer, else why not; and why two launches are preferred for a batch,
- * or NULL. */
+ * in training or in inference, or NULL. */
 const char *fbni_small_refuse_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc);
 const char *fbni_small_refuse_speed(const fbni_cuda_context *context, const fbn_layer_desc *desc,
-                                    int64_t batch);
+                                    int64_t batch, bool training);
 /* Once for a layer that may take the row, before the first call. */
 fbn_status fbni_small_allow(fbni_cuda_context *context, const fbn_layer_desc *desc);
-/* Product, moments, features and, but for the activations over rows, y. */
-fbn_status fbni_small_train(fbni_cuda_context *context, const fbni_forward_product *product,
-                            const fbni_cuda_features *features, const fbni_cuda_finish *finish);
+/* Product, features, unless they are FBNI_SMALL_FOLDED, and, but for the activations over rows, y;
+ * saves_u: u too. */
+fbn_status fbni_small_forward(fbni_cuda_context *context, const fbni_forward_product *product,
+                              fbni_small_statistics statistics, const fbni_cuda_features *features,
+                              const fbni_cuda_finish *finish, bool saves_u);
 
 #endif

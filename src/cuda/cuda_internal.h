@@ -107,6 +107,9 @@ fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
 fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
                                         const fbn_layer_desc *desc, const fbni_cuda_choice *choice,
                                         fbni_cuda_row_id product, int64_t batch);
+/* Whether inference takes one launch too (FBNI_CUDA_TRAIN_SMALL), for one call. */
+bool fbni_cuda_infers_small(const fbni_cuda_context *context, const fbn_layer_desc *desc,
+                            const fbni_cuda_choice *choice, int64_t batch);
 /* The row of FBNI_CUDA_BACKWARD for one call. */
 fbni_cuda_row_id fbni_cuda_choose_backward(const fbn_layer_desc *desc,
                                            const fbni_cuda_choice *choice, int64_t batch);

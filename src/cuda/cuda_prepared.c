@@ -44,7 +44,8 @@ fbn_status fbni_cuda_fold_slot(void *layer_, const fbn_params *params, void *wei
 typedef struct cuda_prepared {
     fbni_cuda_context *context;
     fbn_layer_desc desc;
-    fbni_cuda_row_id product, softmax;
+    fbni_cuda_choice choice;
+    fbni_cuda_row_id product;
     bool converts; /* the product is in float: weight is float, and x is converted in each run */
     bool split;    /* the Hopper product: weight is in parts */
     fbni_hopper_kind kind;
@@ -121,8 +122,8 @@ fbn_status fbni_cuda_prepare(void **prepared, void *layer_, const fbn_params *pa
     *p = (cuda_prepared){
         .context = c,
         .desc = *desc,
+        .choice = layer->choice,
         .product = product,
-        .softmax = layer->choice.row[FBNI_CUDA_SOFTMAX],
         .converts = converts,
         .split = split,
         .kind = kind,
@@ -245,13 +246,18 @@ static fbn_status run_rows(const cuda_prepared *p, const fbn_run_args *args, int
         .y = y,
         .ldy = args->ldy,
     };
+    const bool small =
+        !p->split && !p->converts && fbni_cuda_infers_small(p->context, desc, &p->choice, rows);
+    const bool at_once = (p->split || small) && !fbni_is_rowwise(desc->activation);
     fbn_status status;
 
-    if (stores_y(p))
+    if (at_once)
         product.finish = &finish;
-    status = fbni_cuda_forward_product(p->context, &product);
-    if (status == FBN_OK && !product.finish)
-        status = fbni_cuda_finish_rows(p->context, &finish, p->softmax);
+    status = small
+                 ? fbni_small_forward(p->context, &product, FBNI_SMALL_FOLDED, NULL, &finish, false)
+                 : fbni_cuda_forward_product(p->context, &product);
+    if (status == FBN_OK && !at_once)
+        status = fbni_cuda_finish_rows(p->context, &finish, p->choice.row[FBNI_CUDA_SOFTMAX]);
     return status;
 }
 

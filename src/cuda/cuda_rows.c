@@ -169,7 +169,7 @@ static const char *half_only(const fbni_cuda_context *context, const fbn_layer_d
 
 static const char *small_slower(const fbni_cuda_context *context, const fbn_layer_desc *desc)
 {
-    return fbni_small_refuse_speed(context, desc, desc->max_batch);
+    return fbni_small_refuse_speed(context, desc, desc->max_batch, true);
 }
 
 static const char *elementwise_only(const fbni_cuda_context *context, const fbn_layer_desc *desc)
@@ -415,11 +415,19 @@ fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
 
     if (choice->named[FBNI_CUDA_TRAIN])
         return row;
-    if (row == FBNI_CUDA_TRAIN_SMALL && !fbni_small_refuse_speed(context, desc, batch))
+    if (row == FBNI_CUDA_TRAIN_SMALL && !fbni_small_refuse_speed(context, desc, batch, true))
         return row;
     if (fbni_cuda_is_hopper(product, &kind))
         return epilogue_of(context, desc, kind, batch);
     return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
+}
+
+bool fbni_cuda_infers_small(const fbni_cuda_context *context, const fbn_layer_desc *desc,
+                            const fbni_cuda_choice *choice, int64_t batch)
+{
+    return choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_SMALL && batch <= FBNI_SMALL_ROWS &&
+           (choice->named[FBNI_CUDA_TRAIN] ||
+            !fbni_small_refuse_speed(context, desc, batch, false));
 }
 
 fbni_cuda_row_id fbni_cuda_choose_backward(const fbn_layer_desc *desc,

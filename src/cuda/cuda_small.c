@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The driver of hopper_small.cu, training in one launch: when it is worth it, and its call.
+ * The driver of hopper_small.cu, a layer in one launch: when it is worth it, and its call.
  */
 #include <math.h>
 
@@ -17,16 +17,17 @@ const char *fbni_small_refuse_layer(const fbni_cuda_context *context, const fbn_
 }
 
 /* What was measured on an H200, in microseconds (bench/results/h200-hopper.txt): of this kernel,
- * and of cuBLAS's product with train_slab behind it; errors of a fifth, in both. */
+ * and of cuBLAS's product with train_slab, or normalise, behind it; errors of a fifth, in both. */
 static const struct speed {
     double start, rows, stage, finish; /* of a stage, of a feature for every warp */
-    double blas_start, blas_depth, blas_work;
+    double blas_start, blas_infer_start, blas_depth, blas_work;
 } speeds[FBNI_HOPPER_KINDS] = {
-    [FBNI_HOPPER_F16] = {3.0, 0.50, 0.37, 0.72, 7.8, 1.2, 0.29},
-    [FBNI_HOPPER_BF16] = {3.0, 0.50, 0.37, 0.72, 7.8, 1.2, 0.29},
-    [FBNI_HOPPER_TF32] = {3.2, 0.36, 0.44, 0.77, 9.3, 1.3, 0.95},
-    [FBNI_HOPPER_FP32] = {3.3, 0.45, 0.84, 0.75, 10.2, 1.7, 6.0},
+    [FBNI_HOPPER_F16] = {3.0, 0.50, 0.37, 0.72, 7.8, 5.1, 1.2, 0.29},
+    [FBNI_HOPPER_BF16] = {3.0, 0.50, 0.37, 0.72, 7.8, 5.1, 1.2, 0.29},
+    [FBNI_HOPPER_TF32] = {3.2, 0.36, 0.44, 0.77, 9.3, 6.1, 1.3, 0.95},
+    [FBNI_HOPPER_FP32] = {3.3, 0.45, 0.84, 0.75, 10.2, 9.6, 1.7, 6.0},
 };
+static const double finish_infer = 0.3; /* of finish, what inference has of it */
 
 static double ceil_of(double a, double b)
 {
@@ -34,7 +35,7 @@ static double ceil_of(double a, double b)
 }
 
 /* Where all blocks run at once. */
-static double own_time(const fbn_layer_desc *desc, int cluster, int64_t N)
+static double own_time(const fbn_layer_desc *desc, int cluster, int64_t N, bool training)
 {
     const struct speed *s = &speeds[fbni_cuda_hopper_kind(desc)];
     const double depth = (double)desc->in_features * (double)fbni_dtype_size(desc->dtype);
@@ -42,30 +43,32 @@ static double own_time(const fbn_layer_desc *desc, int cluster, int64_t N)
     const double features = ceil_of(FBNI_SMALL_FEATURES, cluster), rows = fbni_small_rows(N);
 
     return s->start + s->rows * rows / 128 + s->stage * stages * (rows > 128 ? 2 : 1) +
-           s->finish * ceil_of(features, 8);
+           s->finish * (training ? 1 : finish_infer) * ceil_of(features, 8);
 }
 
-static double blas_time(const fbn_layer_desc *desc, int64_t N)
+static double blas_time(const fbn_layer_desc *desc, int64_t N, bool training)
 {
     const struct speed *s = &speeds[fbni_cuda_hopper_kind(desc)];
     const double depth = (double)desc->in_features, O = (double)desc->out_features;
 
-    return s->blas_start + s->blas_depth * depth / 1024 +
+    return (training ? s->blas_start : s->blas_infer_start) + s->blas_depth * depth / 1024 +
            s->blas_work * 1e-8 * (double)N * depth * O;
 }
 
 const char *fbni_small_refuse_speed(const fbni_cuda_context *context, const fbn_layer_desc *desc,
-                                    int64_t batch)
+                                    int64_t batch, bool training)
 {
     const int cluster = fbni_small_cluster(context->queue.processors, desc->out_features);
     const double clusters = ceil_of((double)desc->out_features, FBNI_SMALL_FEATURES);
 
+    if (batch == 1 && !training)
+        return "cuBLAS is faster for one row";
     if (desc->in_features * (int64_t)fbni_dtype_size(desc->dtype) % 16 != 0)
         return "the copy engine needs rows of a multiple of 16 bytes";
     if (clusters * cluster > context->queue.processors)
         return "its blocks do not find place at once";
-    return own_time(desc, cluster, batch) > 0.95 * blas_time(desc, batch)
-               ? "cuBLAS and train_slab are faster at this size"
+    return own_time(desc, cluster, batch, training) > 0.95 * blas_time(desc, batch, training)
+               ? "cuBLAS and a kernel behind it are faster at this size"
                : NULL;
 }
 
@@ -102,12 +105,14 @@ fbn_status fbni_small_allow(fbni_cuda_context *c, const fbn_layer_desc *desc)
     return status;
 }
 
-fbn_status fbni_small_train(fbni_cuda_context *context, const fbni_forward_product *f,
-                            const fbni_cuda_features *features, const fbni_cuda_finish *finish)
+fbn_status fbni_small_forward(fbni_cuda_context *context, const fbni_forward_product *f,
+                              fbni_small_statistics statistics, const fbni_cuda_features *features,
+                              const fbni_cuda_finish *finish, bool saves_u)
 {
     const size_t size = fbni_dtype_size(f->desc->dtype);
     fbni_small_call call = {
         .kind = fbni_cuda_hopper_kind(f->desc),
+        .statistics = statistics,
         .N = f->N,
         .O = f->desc->out_features,
         .I = f->desc->in_features,
@@ -115,6 +120,7 @@ fbn_status fbni_small_train(fbni_cuda_context *context, const fbni_forward_produ
         .weight = f->weight,
         .ldx = f->ldx,
         .ldw = f->ldw,
+        .saves_u = saves_u,
     };
 
     call.has_maps = map_operand(context, &call.x_map, call.x, call.I, call.N, call.ldx, size,
@@ -133,10 +139,11 @@ fbn_status fbni_small_allow(fbni_cuda_context *c, const fbn_layer_desc *desc)
     return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
 }
 
-fbn_status fbni_small_train(fbni_cuda_context *c, const fbni_forward_product *f,
-                            const fbni_cuda_features *features, const fbni_cuda_finish *finish)
+fbn_status fbni_small_forward(fbni_cuda_context *c, const fbni_forward_product *f,
+                              fbni_small_statistics statistics, const fbni_cuda_features *features,
+                              const fbni_cuda_finish *finish, bool saves_u)
 {
-    (void)f, (void)features, (void)finish;
+    (void)f, (void)statistics, (void)features, (void)finish, (void)saves_u;
     return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
 }
 

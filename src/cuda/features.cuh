@@ -115,6 +115,24 @@ __device__ inline trained train_of(const fbni_cuda_features &a, const fbni_featu
     return to;
 }
 
+/* What frozen statistics make of a feature: norm and affine. */
+template <typename R>
+__device__ inline trained frozen_of(const fbni_cuda_features &a, const fbni_feature &f, double mean,
+                                    double var)
+{
+    trained to = {};
+    to.norm = fbni_norm_frozen(f, mean, var, a.eps, IS_SINGLE<R>);
+    to.affine = fbni_affine_of(f, to.norm, IS_SINGLE<R>);
+    return to;
+}
+
+template <typename R>
+__device__ inline void keep_frozen(const fbni_cuda_features &a, int64_t j, const trained &of)
+{
+    store_norm<R>(a, j, of.norm);
+    store_affine<R>(a.affine, j, of.affine);
+}
+
 /* Everything that training keeps of feature j. */
 template <typename R>
 __device__ inline void keep_feature(const fbni_cuda_features &a, int64_t j,
@@ -126,8 +144,7 @@ __device__ inline void keep_feature(const fbni_cuda_features &a, int64_t j,
         ((R *)a.batch_var)[j] = (R)of.batch.var;
     if (a.running_mean)
         update_running<R>(a, j, running, of.batch);
-    store_norm<R>(a, j, of.norm);
-    store_affine<R>(a.affine, j, of.affine);
+    keep_frozen<R>(a, j, of);
 }
 
 template <typename R>

@@ -103,14 +103,11 @@ template <typename R>
 __global__ void features_frozen(fbni_cuda_features a)
 {
     const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (j < a.O) {
-        const fbni_feature f = feature_of<R>(a.params, j);
-        const fbni_norm n =
-            fbni_norm_frozen(f, (double)((const R *)a.running_mean)[j],
-                             (double)((const R *)a.running_var)[j], a.eps, IS_SINGLE<R>);
-        store_norm<R>(a, j, n);
-        store_affine<R>(a.affine, j, fbni_affine_of(f, n, IS_SINGLE<R>));
-    }
+    if (j < a.O)
+        keep_frozen<R>(a, j,
+                       frozen_of<R>(a, feature_of<R>(a.params, j),
+                                    (double)((const R *)a.running_mean)[j],
+                                    (double)((const R *)a.running_var)[j]));
     if (j == 0)
         once(a, true);
 }

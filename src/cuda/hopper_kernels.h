@@ -292,21 +292,28 @@ static inline int fbni_hopper_gradient_chunks(const fbni_cuda_queue *queue,
                                                                        p->tiles, p->tile_rows)));
 }
 
-/* hopper_small.cu -- training, from x and W to u, features and, but for the activations over rows,
- * y: in one launch. 2 <= N <= FBNI_SMALL_ROWS, any I and O that a Hopper product takes;
- * features->affine is written. u is stored where it is wanted again: with `saved`, and for an
- * activation over rows. */
+/* hopper_small.cu -- from x and W to u, features and, but for the activations over rows, y: in one
+ * launch. 1 <= N <= FBNI_SMALL_ROWS (2 with the batch's statistics), any I and O that a Hopper product
+ * takes. features->affine is written; FBNI_SMALL_FOLDED: no features, finish->affine is there. u is
+ * stored where it is wanted again: with saves_u, and for an activation over rows. */
 enum {
     FBNI_SMALL_ROWS = 256,
     FBNI_SMALL_FEATURES = 40,
     FBNI_SMALL_LEAST = 2, /* blocks of a cluster, a power of two */
     FBNI_SMALL_MOST = 8,
 };
+typedef enum fbni_small_statistics {
+    FBNI_SMALL_BATCH,
+    FBNI_SMALL_FROZEN, /* the running ones */
+    FBNI_SMALL_FOLDED
+} fbni_small_statistics;
 typedef struct fbni_small_call {
     fbni_hopper_kind kind;
+    fbni_small_statistics statistics;
     int64_t N, O, I;
     const void *x, *weight;
     int64_t ldx, ldw;
+    int saves_u;
     /* Dimensions (I, rows, 1), boxes (128 bytes, fbni_small_rows(N) or FBNI_SMALL_FEATURES, 1),
      * swizzled; or has_maps is 0, where no map can have them: slow. */
     int has_maps;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Training in one launch for batches of up to 256 rows, sm_90: product, moments, features and y.
+ * A layer in one launch for batches of up to 256 rows, sm_90: product, moments, features and y; or,
+ * in inference, product and y.
  *
  *                depth, shared by the blocks of a cluster
  *               +-------+-------+-------+--   Small layers are all latency: so every multiprocessor
@@ -99,23 +100,45 @@ struct own_features {
         const int f = (int)threadIdx.x - (THREADS - 32); /* the last warp: the first has to fetch */
         return f >= 0 && f < owned && mine + f < O;
     }
+    __device__ static fbni_affine affine_at(const fbni_cuda_affine &from, int64_t j)
+    {
+        const fbni_affine affine = {((const float *)from.alpha)[j], ((const float *)from.c)[j],
+                                    ((const float *)from.shift)[j]};
+        return affine;
+    }
+    __device__ static running_state frozen_at(const fbni_cuda_features &from, int64_t j)
+    {
+        const running_state running = {((const float *)from.running_mean)[j],
+                                       ((const float *)from.running_var)[j], 0};
+        return running;
+    }
     /* Wanted much later. */
     __device__ void load(const arguments &a, trained_feature *features) const
     {
         if (has_lane()) {
             const int f = (int)threadIdx.x % 32;
+            if (a.from.statistics == FBNI_SMALL_FOLDED) {
+                features[f].result.affine = affine_at(a.finish.affine, mine + f);
+                return;
+            }
             features[f].parameters = feature_of<float>(a.features.params, mine + f);
-            features[f].running = running_of<float>(a.features, mine + f);
+            features[f].running = a.from.statistics == FBNI_SMALL_BATCH
+                                      ? running_of<float>(a.features, mine + f)
+                                      : frozen_at(a.features, mine + f);
         }
     }
     __device__ void keep(const arguments &a, const trained_feature *features) const
     {
-        if (has_lane()) {
-            const int f = (int)threadIdx.x % 32;
+        const int f = (int)threadIdx.x % 32;
+        const bool frozen = a.from.statistics == FBNI_SMALL_FROZEN;
+        if (!has_lane() || a.from.statistics == FBNI_SMALL_FOLDED)
+            return;
+        if (frozen)
+            keep_frozen<float>(a.features, mine + f, features[f].result);
+        else
             keep_feature<float>(a.features, mine + f, features[f].running, features[f].result);
-            if (mine + f == 0)
-                once(a.features, false);
-        }
+        if (mine + f == 0)
+            once(a.features, frozen);
     }
 };
 
@@ -178,6 +201,28 @@ __device__ void activate_as(fbn_activation activation, float (&y)[COUNT])
     }
 }
 
+/* The feature of these rows of u, by one warp. */
+template <int COUNT>
+__device__ trained train_rows(const arguments &a, const fbni_feature &parameters,
+                              const float (&u)[COUNT], double per_row)
+{
+    /* In double about one of the values, which is at most sqrt(N) standard deviations from the
+     * mean: of their 53 bits the difference of squares loses 8 at most. Equal values leave 0. */
+    const float some = __shfl_sync(0xffffffffu, u[0], 0), shift_by = isfinite(some) ? some : 0.f;
+    double sum = 0, squares = 0;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        const double d =
+            lane_rows<COUNT * 32>::row(i) < a.from.N ? (double)u[i] - (double)shift_by : 0;
+        sum += d;
+        squares = fma(d, d, squares);
+    }
+    sum = warp_reduce(sum, add_up());
+    squares = warp_reduce(squares, add_up());
+    const double mean = sum * per_row, var = (squares - sum * mean) * per_row;
+    return train_of<float>(a.features, parameters, (double)shift_by, mean, var < 0 ? 0 : var);
+}
+
 /* A feature, of which the inbox has `ranks` parts `stride` floats apart: y, and u, to columns of
  * shared memory; by one warp. */
 template <int ROWS>
@@ -197,21 +242,15 @@ __device__ void finish_feature(const arguments &a, trained_feature &feature, con
             u[i] += more[i];
     }
 
-    /* In double about one of the values, which is at most sqrt(N) standard deviations from the
-     * mean: of their 53 bits the difference of squares loses 8 at most. Equal values leave 0. */
-    const float some = __shfl_sync(0xffffffffu, u[0], 0), shift_by = isfinite(some) ? some : 0.f;
-    double sum = 0, squares = 0;
-#pragma unroll
-    for (int i = 0; i < lane::COUNT; i++) {
-        const double d = lane::row(i) < a.from.N ? (double)u[i] - (double)shift_by : 0;
-        sum += d;
-        squares = fma(d, d, squares);
-    }
-    sum = warp_reduce(sum, add_up());
-    squares = warp_reduce(squares, add_up());
-    const double mean = sum * per_row, var = (squares - sum * mean) * per_row;
-    const trained result =
-        train_of<float>(a.features, feature.parameters, (double)shift_by, mean, var < 0 ? 0 : var);
+    trained result = {};
+    if (a.from.statistics == FBNI_SMALL_BATCH)
+        result = train_rows(a, feature.parameters, u, per_row);
+    else if (a.from.statistics == FBNI_SMALL_FROZEN)
+        result = frozen_of<float>(a.features, feature.parameters, feature.running.mean,
+                                  feature.running.var);
+    else
+        result.affine = feature.result.affine;
+    __syncwarp(); /* it has been read */
     if (threadIdx.x % 32 == 0)
         feature.result = result;
 
@@ -401,9 +440,10 @@ cudaError_t fbni_hopper_small(const fbni_cuda_queue *queue, const fbni_small_cal
 {
     arguments a = {};
     a.from = {*call, 0, 0, 0};
-    a.keeps_u = features->saved || finish->activation == FBN_ACT_SOFTMAX ||
+    a.keeps_u = call->saves_u || finish->activation == FBN_ACT_SOFTMAX ||
                 finish->activation == FBN_ACT_LOG_SOFTMAX;
-    a.features = *features;
+    if (call->statistics != FBNI_SMALL_FOLDED)
+        a.features = *features;
     a.finish = *finish;
     switch (call->kind) {
     case FBNI_HOPPER_F16:
