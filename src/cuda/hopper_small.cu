@@ -113,32 +113,32 @@ struct own_features {
         return running;
     }
     /* Wanted much later. */
+    template <bool TRAINS>
     __device__ void load(const arguments &a, trained_feature *features) const
     {
-        if (has_lane()) {
-            const int f = (int)threadIdx.x % 32;
-            if (a.from.statistics == FBNI_SMALL_FOLDED) {
-                features[f].result.affine = affine_at(a.finish.affine, mine + f);
-                return;
-            }
-            features[f].parameters = feature_of<float>(a.features.params, mine + f);
-            features[f].running = a.from.statistics == FBNI_SMALL_BATCH
-                                      ? running_of<float>(a.features, mine + f)
-                                      : frozen_at(a.features, mine + f);
+        const int f = (int)threadIdx.x % 32;
+        if (!has_lane())
+            return;
+        if (!TRAINS && a.from.statistics == FBNI_SMALL_FOLDED) {
+            features[f].result.affine = affine_at(a.finish.affine, mine + f);
+            return;
         }
+        features[f].parameters = feature_of<float>(a.features.params, mine + f);
+        features[f].running =
+            TRAINS ? running_of<float>(a.features, mine + f) : frozen_at(a.features, mine + f);
     }
+    template <bool TRAINS>
     __device__ void keep(const arguments &a, const trained_feature *features) const
     {
         const int f = (int)threadIdx.x % 32;
-        const bool frozen = a.from.statistics == FBNI_SMALL_FROZEN;
-        if (!has_lane() || a.from.statistics == FBNI_SMALL_FOLDED)
+        if (!has_lane() || (!TRAINS && a.from.statistics == FBNI_SMALL_FOLDED))
             return;
-        if (frozen)
-            keep_frozen<float>(a.features, mine + f, features[f].result);
-        else
+        if (TRAINS)
             keep_feature<float>(a.features, mine + f, features[f].running, features[f].result);
+        else
+            keep_frozen<float>(a.features, mine + f, features[f].result);
         if (mine + f == 0)
-            once(a.features, frozen);
+            once(a.features, !TRAINS);
     }
 };
 
@@ -225,7 +225,7 @@ __device__ trained train_rows(const arguments &a, const fbni_feature &parameters
 
 /* A feature, of which the inbox has `ranks` parts `stride` floats apart: y, and u, to columns of
  * shared memory; by one warp. */
-template <int ROWS>
+template <bool TRAINS, int ROWS>
 __device__ void finish_feature(const arguments &a, trained_feature &feature, const float *inbox,
                                int ranks, int stride, double per_row, float *y_column,
                                float *u_column)
@@ -243,7 +243,7 @@ __device__ void finish_feature(const arguments &a, trained_feature &feature, con
     }
 
     trained result = {};
-    if (a.from.statistics == FBNI_SMALL_BATCH)
+    if (TRAINS)
         result = train_rows(a, feature.parameters, u, per_row);
     else if (a.from.statistics == FBNI_SMALL_FROZEN)
         result = frozen_of<float>(a.features, feature.parameters, feature.running.mean,
@@ -282,7 +282,8 @@ __device__ void store_columns(const float *columns, const own_features &own, T *
 
 /* ---- the kernel ---- */
 
-template <fbni_hopper_kind KIND, int ROWS>
+/* TRAINS: with the batch's statistics; kernels of their own, since instructions come from memory. */
+template <fbni_hopper_kind KIND, int ROWS, bool TRAINS>
 __global__ void __launch_bounds__(THREADS, 1) train_small(const __grid_constant__ arguments a)
 {
     using tile = tile_of<ROWS>;
@@ -318,7 +319,7 @@ __global__ void __launch_bounds__(THREADS, 1) train_small(const __grid_constant_
                              full + 8 * warp, range.from + warp, first);
     __syncthreads();
     cluster_arrive_relaxed();
-    own.load(a, fixed.features);
+    own.load<TRAINS>(a, fixed.features);
     const double per_row = 1 / (double)a.from.N;
 
     warp_part<KIND, ROWS> part;
@@ -337,10 +338,10 @@ __global__ void __launch_bounds__(THREADS, 1) train_small(const __grid_constant_
 
 #pragma unroll 1
     for (int f = warp; f < owned && own.mine + f < own.O; f += WARPS)
-        finish_feature<ROWS>(a, fixed.features[f], inbox + f * ROWS, ranks, owned * ROWS, per_row,
-                             y + f * tile::COLUMN, u + f * tile::COLUMN);
+        finish_feature<TRAINS, ROWS>(a, fixed.features[f], inbox + f * ROWS, ranks, owned * ROWS,
+                                     per_row, y + f * tile::COLUMN, u + f * tile::COLUMN);
     __syncthreads();
-    own.keep(a, fixed.features);
+    own.keep<TRAINS>(a, fixed.features);
     if (a.finish.activation != FBN_ACT_SOFTMAX && a.finish.activation != FBN_ACT_LOG_SOFTMAX)
         store_columns<T, ROWS>(y, own, (T *)a.finish.y, a.finish.ldy, a.from.N);
     if (a.keeps_u)
@@ -379,7 +380,11 @@ cudaError_t launch_rows(const fbni_cuda_queue *queue, arguments a)
     config.stream = queue->stream;
     config.attrs = attribute;
     config.numAttrs = queue->launches_ahead ? 2 : 1;
-    const cudaError_t error = cudaLaunchKernelEx(&config, train_small<KIND, ROWS>, a);
+    const cudaError_t error =
+        cudaLaunchKernelEx(&config,
+                           a.from.statistics == FBNI_SMALL_BATCH ? train_small<KIND, ROWS, true>
+                                                                 : train_small<KIND, ROWS, false>,
+                           a);
     if (error != cudaSuccess)
         (void)cudaGetLastError();
     return error;
@@ -403,9 +408,13 @@ cudaError_t launch_kind(const fbni_cuda_queue *queue, const arguments &a)
 template <fbni_hopper_kind KIND, int ROWS>
 cudaError_t allow_rows()
 {
-    return cudaFuncSetAttribute(train_small<KIND, ROWS>,
-                                cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                SHARED_MOST - FIXED_BYTES);
+    const cudaError_t error = cudaFuncSetAttribute(train_small<KIND, ROWS, true>,
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   SHARED_MOST - FIXED_BYTES);
+    return error != cudaSuccess ? error
+                                : cudaFuncSetAttribute(train_small<KIND, ROWS, false>,
+                                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                       SHARED_MOST - FIXED_BYTES);
 }
 
 template <fbni_hopper_kind KIND>
