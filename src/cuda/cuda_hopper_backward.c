@@ -11,6 +11,8 @@
  * 1 / |row of W|, so that columns of du and rows of W that differ in size would be each other's
  * reciprocals. dx takes the powers on W's side; dW gives them back with the exponents of its rows.
  */
+#include <math.h>
+
 #include "cuda_hopper.h"
 
 const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O)
@@ -23,18 +25,19 @@ const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O)
 }
 
 /* Our own: both products; what goes through memory, in bytes of an entry (W and x: maxima and
- * transposes; du: both splits), at the rate that these kernels reach; and the starts of about ten
- * kernels. cuBLAS: TFLOP/s of the two products, measured on an H200 at 16384 x 4096 -> 4096 and
- * 1024 x 8192 -> 8192 (bench/results). */
+ * transposes; du: both splits), at the rate that these kernels reach; and the starts of about twenty
+ * kernels, such that it is even with cuBLAS where it was measured to be (bench/results/
+ * h200-hopper.txt, part 16). cuBLAS: TFLOP/s of the two products, measured on an H200 at
+ * 16384 x 4096 -> 4096 and 1024 x 8192 -> 8192; dx in tiles of 128 rows. */
 const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
                                               fbni_hopper_kind kind, int64_t N, int64_t I,
                                               int64_t O)
 {
-    const double starts = 30, bandwidth = 3.0e6, blas_starts = 12;
+    const double starts = 50, bandwidth = 3.0e6, blas_starts = 12;
     const double blas_rate = kind == FBNI_HOPPER_FP32 ? 52 : 279;
     const double n = (double)N, i = (double)I, o = (double)O;
     const double bytes = 12 * (n * i + i * o) + 16 * n * o;
-    const double blas = blas_starts + 4e-6 * n * i * o / blas_rate;
+    const double blas = blas_starts + 2e-6 * (128 * ceil(n / 128) + n) * i * o / blas_rate;
     double dx = 0, dw = 0;
 
     (void)fbni_hopper_slice(context, kind, N, O, I, &dx);
