@@ -29,6 +29,17 @@ static void add_cases(case_table *cases, const test_case *base)
         table_add_pairs(cases, base, options, COUNT);
 }
 
+/* In rows that the copy engine reads, of a few of its stages; the one launch of a small layer has a
+ * kernel for TF32 too. */
+static void add_stages(case_table *cases, const test_case *base)
+{
+    test_case c = *base;
+    table_add(cases, &c);
+    c.math = FBN_MATH_TF32;
+    if (c.dtype == FBN_F32 && c.kernel && strstr(c.kernel, "train_small"))
+        table_add(cases, &c);
+}
+
 static double parameter(const double *values, int64_t j, double absent)
 {
     return values ? values[j] : absent;
@@ -317,8 +328,14 @@ static void add(Suite *suite)
     one_row.n = 1, one_row.i = 67,
     one_row.o = 129; /* serving's own case: a matrix times a vector */
     one_row.bias = one_row.gamma = one_row.beta = true;
+    test_case stages = one_row;
+    stages.n = 100, stages.i = 520, stages.o = 72;
+    stages.activation = FBN_ACT_SOFTMAX;
     harness_for_rows(&table, &base, add_cases);
     harness_for_rows(&table, &one_row, table_add);
+    harness_for_rows(&table, &stages, add_stages);
+    stages.activation = FBN_ACT_GELU;
+    harness_for_rows(&table, &stages, add_stages);
     harness_finish(&table);
     harness_add(suite, "fold", test_fold, table.count);
     harness_add(suite, "prepared", test_prepared, table.count);

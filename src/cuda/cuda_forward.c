@@ -237,7 +237,7 @@ static fbn_status run_inference(forward_job *job)
     fbni_hopper_kind kind;
     fbn_status status;
 
-    if (fbni_cuda_infers_small(job->context, &job->layer->desc, &job->layer->choice, job->finish.N))
+    if (fbni_cuda_infers_small(job->context, &job->layer->choice, &job->product))
         return run_small(job, FBNI_SMALL_FROZEN);
     status = fbni_cuda_check(
         job->context->host,

@@ -25,6 +25,10 @@ const char *fbni_hopper_refuse_sizes(int64_t N, int64_t I, int64_t O);
 const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                      int64_t N, int64_t I, int64_t O);
 
+/* What such a product is expected to take with all that its operands need before, in microseconds. */
+double fbni_hopper_whole_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
+                              int64_t I, int64_t O);
+
 typedef struct fbni_hopper_tiles {
     int columns;   /* of a tile */
     int64_t count; /* along the batch */
@@ -34,7 +38,7 @@ typedef struct fbni_hopper_tiles {
     int64_t waves;
     int clusters; /* that multiply, at most */
     int holders;  /* fbni_hopper_product.holders */
-    int slices;   /* of the depth; count is that of a slice */
+    int slices;   /* fbni_hopper_slice alone: of the depth; count is that of a slice */
 } fbni_hopper_tiles;
 fbni_hopper_tiles fbni_hopper_tiles_of(const fbni_cuda_context *context, fbni_hopper_kind kind,
                                        int64_t N, int64_t I, int64_t O);
@@ -187,7 +191,7 @@ fbn_status fbni_hopper_data_gradient(fbni_cuda_context *context, const fbni_hopp
 
 /* ---- a layer in one launch (cuda_small.c, hopper_small.cu) ---- */
 
-/* NULL where the row takes the layer, else why not; and why two launches are preferred for a batch,
+/* NULL where the row takes the layer, else why not; and why more launches are preferred for a batch,
  * in training or in inference, or NULL. */
 const char *fbni_small_refuse_layer(const fbni_cuda_context *context, const fbn_layer_desc *desc);
 const char *fbni_small_refuse_speed(const fbni_cuda_context *context, const fbn_layer_desc *desc,

@@ -17,7 +17,7 @@
 
 const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O)
 {
-    const int64_t most = INT32_MAX - 1024; /* the copy engine's coordinates have 32 bits */
+    const int64_t most = INT32_MAX - 8192; /* the copy engine's coordinates have 32 bits */
 
     if (O > FBNI_HOPPER_DEPTH_MOST)
         return "out_features is more than 65536";

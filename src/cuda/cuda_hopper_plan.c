@@ -80,8 +80,8 @@ static double blas_time(fbni_hopper_kind kind, int64_t N, int64_t I, int64_t O)
     return blas_start + 2e-6 * rows * (double)I * columns / speeds[kind].blas; /* in its tiles */
 }
 
-static double whole_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
-                         int64_t I, int64_t O)
+double fbni_hopper_whole_time(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_t N,
+                              int64_t I, int64_t O)
 {
     const struct speed *s = &speeds[kind];
     double start = s->split_start, x = s->x_bytes, w = s->w_bytes;
@@ -100,17 +100,19 @@ const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopp
     /* What it saves: reading u once more; of the half types also that u has 32 bits both ways. */
     const double bytes = kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16 ? 8 : 4;
     const double saved = bytes * (double)N * (double)O / bandwidth;
-    const double own = whole_time(context, kind, N, I, O);
+    const double own = fbni_hopper_whole_time(context, kind, N, I, O);
 
     if (own > blas_time(kind, N, I, O) + saved)
         return "cuBLAS is faster at this size";
     if (!fbni_hopper_is_single(kind) || fbni_hopper_refuse_direct(context))
         return NULL;
     if (kind == FBNI_HOPPER_DIRECT)
-        return own > whole_time(context, FBNI_HOPPER_TF32, N, I, O) ? "W is better split first"
-                                                                    : NULL;
-    return own > whole_time(context, FBNI_HOPPER_DIRECT, N, I, O) ? "W is better not split first"
-                                                                  : NULL;
+        return own > fbni_hopper_whole_time(context, FBNI_HOPPER_TF32, N, I, O)
+                   ? "W is better split first"
+                   : NULL;
+    return own > fbni_hopper_whole_time(context, FBNI_HOPPER_DIRECT, N, I, O)
+               ? "W is better not split first"
+               : NULL;
 }
 
 /* ---- tiles ---- */

@@ -54,7 +54,8 @@ typedef struct fbni_cuda_context {
 /* What a layer chooses separately, each from a table of its own, fastest first. */
 typedef enum fbni_cuda_operation {
     FBNI_CUDA_PRODUCT,   /* u = x W^T */
-    FBNI_CUDA_TRAIN,     /* from u to alpha, c, shift (and y) in training; chosen at every call */
+    FBNI_CUDA_TRAIN,     /* from u to alpha, c, shift (and y) in training, at every call; _SMALL: in
+                            inference too */
     FBNI_CUDA_SOFTMAX,   /* y where the activation is over rows */
     FBNI_CUDA_BACKWARD,  /* from dy and u to the parameters' gradients and du; likewise */
     FBNI_CUDA_GRADIENTS, /* dx = du W, dW = du^T x */
@@ -107,9 +108,6 @@ fbni_cuda_row_id fbni_cuda_choose_product(const fbni_cuda_context *context,
 fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
                                         const fbn_layer_desc *desc, const fbni_cuda_choice *choice,
                                         fbni_cuda_row_id product, int64_t batch);
-/* Whether inference takes one launch too (FBNI_CUDA_TRAIN_SMALL), for one call. */
-bool fbni_cuda_infers_small(const fbni_cuda_context *context, const fbn_layer_desc *desc,
-                            const fbni_cuda_choice *choice, int64_t batch);
 /* The row of FBNI_CUDA_BACKWARD for one call. */
 fbni_cuda_row_id fbni_cuda_choose_backward(const fbn_layer_desc *desc,
                                            const fbni_cuda_choice *choice, int64_t batch);
@@ -289,6 +287,9 @@ typedef struct fbni_forward_product {
     unsigned *done;                 /* Hopper, packed: fbni_hopper_product.held, or NULL */
 } fbni_forward_product;
 fbn_status fbni_cuda_forward_product(fbni_cuda_context *context, const fbni_forward_product *f);
+/* Whether this one is left to the one launch that also makes y in inference (FBNI_CUDA_TRAIN_SMALL). */
+bool fbni_cuda_infers_small(const fbni_cuda_context *context, const fbni_cuda_choice *choice,
+                            const fbni_forward_product *f);
 
 /* ---- the slots of the backend table ---- */
 

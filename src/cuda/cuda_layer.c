@@ -211,6 +211,17 @@ static void log_tiles(const fbni_cuda_layer *l)
     }
 }
 
+static void log_inference(const fbni_cuda_layer *l)
+{
+    const char *refusal = NULL;
+
+    if (l->choice.row[FBNI_CUDA_TRAIN] != FBNI_CUDA_TRAIN_SMALL)
+        return;
+    if (!l->choice.named[FBNI_CUDA_TRAIN])
+        refusal = fbni_small_refuse_speed(l->context, &l->desc, l->desc.max_batch, false);
+    l->context->host->log("inference: %s", refusal ? refusal : "one launch");
+}
+
 /* The same of the backward's products, where they are divided. */
 static void log_slices(const fbni_cuda_layer *l)
 {
@@ -272,6 +283,7 @@ fbn_status fbni_cuda_layer_create(void **layer, void *context, const fbn_layer_d
     c->host->log("%lld x %lld -> %lld: %s", (long long)desc->max_batch,
                  (long long)desc->in_features, (long long)desc->out_features, l->text);
     log_tiles(l);
+    log_inference(l);
     log_slices(l);
     *layer = l;
     return FBN_OK;

@@ -3,8 +3,8 @@
  * Folding a layer into the plain linear layer that equals it in inference, and serving.
  *
  * A prepared layer holds a copy of W and the features' alpha, c and shift:
- * y = act(alpha (x W^T - c) + shift) is one product, in the data's own type on tensor cores, and
- * one pass over y. Folding alpha into W first would cost half types a wider product.
+ * y = act(alpha (x W^T - c) + shift) is one product, in the data's own type on tensor cores, which
+ * ends in y or is followed by one pass over y. Folding alpha into W first would cost half types a wider product.
  */
 #include <string.h>
 
@@ -49,27 +49,30 @@ typedef struct cuda_prepared {
     bool converts; /* the product is in float: weight is float, and x is converted in each run */
     bool split;    /* the Hopper product: weight is in parts */
     fbni_hopper_kind kind;
-    char *memory; /* weight [O,I], then alpha, c, shift */
+    char *memory; /* weight in parts or as floats, weight [O,I], each if need be, alpha, c, shift */
+    void *plain;  /* weight as it is, in there, or NULL */
     fbni_cuda_affine affine;
 } cuda_prepared;
 
-/* The weight's copy: float where the product converts. */
+/* The weight's copies: in parts, as floats, as it is. */
 static fbn_status copy_weight(const cuda_prepared *p, const fbn_params *params)
 {
     fbni_cuda_context *c = p->context;
     const int64_t O = p->desc.out_features, I = p->desc.in_features;
     const size_t size = fbni_dtype_size(p->desc.dtype);
-    cudaError_t error;
+    const fbni_hopper_source source = {params->weight, O, params->ldw, p->memory};
+    cudaError_t error = cudaSuccess;
 
     if (p->split) {
-        const fbni_hopper_source source = {params->weight, O, params->ldw, p->memory};
-        return fbni_hopper_prepare_operand(c, p->kind, I, &source);
+        const fbn_status status = fbni_hopper_prepare_operand(c, p->kind, I, &source);
+        if (status != FBN_OK)
+            return status;
     }
     if (p->converts)
         error = fbni_cuda_to_float(&c->queue, p->desc.dtype, O, I, params->weight, params->ldw,
                                    (float *)(void *)p->memory, I);
-    else
-        error = cudaMemcpy2DAsync(p->memory, (size_t)I * size, params->weight,
+    if (error == cudaSuccess && p->plain)
+        error = cudaMemcpy2DAsync(p->plain, (size_t)I * size, params->weight,
                                   (size_t)params->ldw * size, (size_t)I * size, (size_t)O,
                                   cudaMemcpyDefault, c->queue.stream);
     return fbni_cuda_check(c->host, error, "the weight's copy");
@@ -108,10 +111,15 @@ fbn_status fbni_cuda_prepare(void **prepared, void *layer_, const fbn_params *pa
     const bool converts = product == FBNI_CUDA_PRODUCT_CUBLAS_F32;
     fbni_hopper_kind kind = FBNI_HOPPER_KINDS;
     const bool split = fbni_cuda_is_hopper(product, &kind);
+    const bool small = layer->choice.row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_SMALL;
+    const size_t entries = O * (size_t)desc->in_features;
+    const size_t parts =
+        split      ? fbni_hopper_memory_of(kind, desc->out_features, desc->in_features, true).total
+        : converts ? fbni_align(entries * sizeof(float))
+                   : 0;
+    const bool is_plain = !converts && (!split || small);
     const size_t weight =
-        split ? fbni_hopper_memory_of(kind, desc->out_features, desc->in_features, true).total
-              : fbni_align(O * (size_t)desc->in_features *
-                           (converts ? sizeof(float) : fbni_dtype_size(desc->dtype)));
+        parts + (is_plain ? fbni_align(entries * fbni_dtype_size(desc->dtype)) : 0);
     cuda_prepared *p = c->host_allocator.allocate(c->host_allocator.user, sizeof *p, 64);
     void *memory = NULL;
     fbn_status status;
@@ -133,6 +141,7 @@ fbn_status fbni_cuda_prepare(void **prepared, void *layer_, const fbn_params *pa
         status = fbni_cuda_memory_take(c, weight + 3 * fbni_align(O * real), &memory);
         if (status == FBN_OK) {
             p->memory = memory;
+            p->plain = is_plain ? p->memory + parts : NULL;
             fbni_vectors(p->memory + weight, desc->out_features, real, &p->affine.alpha,
                          &p->affine.c, &p->affine.shift);
             status = fill(p, params);
@@ -164,7 +173,7 @@ static bool stores_y(const cuda_prepared *p)
     return p->split && !fbni_is_rowwise(p->desc.activation);
 }
 
-/* The workspace of a run: u as floats for the half types, where y is not stored at once, x as
+/* The workspace of a run: u as floats for the half types, where y is not always stored at once, x as
  * floats or in parts where it is converted or split, and what a split needs. */
 typedef struct run_workspace {
     size_t u, inputs, control, total;
@@ -226,7 +235,7 @@ static fbn_status run_rows(const cuda_prepared *p, const fbn_run_args *args, int
         .N = rows,
         .x = x,
         .ldx = args->ldx,
-        .weight = p->memory,
+        .weight = p->plain ? p->plain : p->memory,
         .ldw = desc->in_features,
         .split = p->split,
         .inputs = workspace + w.inputs,
@@ -246,9 +255,8 @@ static fbn_status run_rows(const cuda_prepared *p, const fbn_run_args *args, int
         .y = y,
         .ldy = args->ldy,
     };
-    const bool small =
-        !p->split && !p->converts && fbni_cuda_infers_small(p->context, desc, &p->choice, rows);
-    const bool at_once = (p->split || small) && !fbni_is_rowwise(desc->activation);
+    const bool small = p->plain && fbni_cuda_infers_small(p->context, &p->choice, &product);
+    const bool at_once = stores_y(p) || (small && !fbni_is_rowwise(desc->activation));
     fbn_status status;
 
     if (at_once)

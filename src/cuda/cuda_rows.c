@@ -422,12 +422,17 @@ fbni_cuda_row_id fbni_cuda_choose_train(const fbni_cuda_context *context,
     return batch <= FBNI_CUDA_SLAB_ROWS ? FBNI_CUDA_TRAIN_SLAB : FBNI_CUDA_TRAIN_PASSES;
 }
 
-bool fbni_cuda_infers_small(const fbni_cuda_context *context, const fbn_layer_desc *desc,
-                            const fbni_cuda_choice *choice, int64_t batch)
+bool fbni_cuda_infers_small(const fbni_cuda_context *context, const fbni_cuda_choice *choice,
+                            const fbni_forward_product *f)
 {
-    return choice->row[FBNI_CUDA_TRAIN] == FBNI_CUDA_TRAIN_SMALL && batch <= FBNI_SMALL_ROWS &&
-           (choice->named[FBNI_CUDA_TRAIN] ||
-            !fbni_small_refuse_speed(context, desc, batch, false));
+    const size_t size = fbni_dtype_size(f->desc->dtype);
+
+    if (choice->row[FBNI_CUDA_TRAIN] != FBNI_CUDA_TRAIN_SMALL || f->N > FBNI_SMALL_ROWS)
+        return false;
+    return choice->named[FBNI_CUDA_TRAIN] ||
+           (fbni_hopper_is_mappable(f->x, f->ldx, size) &&
+            fbni_hopper_is_mappable(f->weight, f->ldw, size) &&
+            !fbni_small_refuse_speed(context, f->desc, f->N, false));
 }
 
 fbni_cuda_row_id fbni_cuda_choose_backward(const fbn_layer_desc *desc,

@@ -16,16 +16,18 @@ const char *fbni_small_refuse_layer(const fbni_cuda_context *context, const fbn_
     return fbni_hopper_refuse_sizes(desc->max_batch, desc->in_features, desc->out_features);
 }
 
-/* What was measured on an H200, in microseconds (bench/results/h200-hopper.txt): of this kernel,
- * and of cuBLAS's product with train_slab, or normalise, behind it; errors of a fifth, in both. */
+/* What was measured on an H200, in microseconds (bench/results/h200-hopper.txt, parts 8 and 16): of
+ * this kernel, and of cuBLAS's product with train_slab, or normalise, behind it; errors of a fifth,
+ * in both. (cuBLAS takes half of that for up to 16 rows of no depth.) */
 static const struct speed {
     double start, rows, stage, finish; /* of a stage, of a feature for every warp */
-    double blas_start, blas_infer_start, blas_depth, blas_work;
+    double blas_start, blas_depth, blas_work;
+    double infer_start, infer_depth; /* of the first 1024 */
 } speeds[FBNI_HOPPER_KINDS] = {
-    [FBNI_HOPPER_F16] = {3.0, 0.50, 0.37, 0.72, 7.8, 5.1, 1.2, 0.29},
-    [FBNI_HOPPER_BF16] = {3.0, 0.50, 0.37, 0.72, 7.8, 5.1, 1.2, 0.29},
-    [FBNI_HOPPER_TF32] = {3.2, 0.36, 0.44, 0.77, 9.3, 6.1, 1.3, 0.95},
-    [FBNI_HOPPER_FP32] = {3.3, 0.45, 0.84, 0.75, 10.2, 9.6, 1.7, 6.0},
+    [FBNI_HOPPER_F16] = {3.0, 0.50, 0.37, 0.72, 7.8, 1.2, 0.29, 3.7, 2.6},
+    [FBNI_HOPPER_BF16] = {3.0, 0.50, 0.37, 0.72, 7.8, 1.2, 0.29, 3.7, 2.6},
+    [FBNI_HOPPER_TF32] = {3.2, 0.36, 0.44, 0.77, 9.3, 1.3, 0.95, 4.7, 2.6},
+    [FBNI_HOPPER_FP32] = {3.3, 0.45, 0.84, 0.75, 10.2, 1.7, 6.0, 6.1, 4.7},
 };
 static const double finish_infer = 0.3; /* of finish, what inference has of it */
 
@@ -49,10 +51,25 @@ static double own_time(const fbn_layer_desc *desc, int cluster, int64_t N, bool 
 static double blas_time(const fbn_layer_desc *desc, int64_t N, bool training)
 {
     const struct speed *s = &speeds[fbni_cuda_hopper_kind(desc)];
-    const double depth = (double)desc->in_features, O = (double)desc->out_features;
+    const double depth = (double)desc->in_features / 1024, O = (double)desc->out_features;
+    const double first = depth < 1 ? depth : 1;
+    const double work = s->blas_work * 1e-8 * (double)N * (double)desc->in_features * O;
 
-    return (training ? s->blas_start : s->blas_infer_start) + s->blas_depth * depth / 1024 +
-           s->blas_work * 1e-8 * (double)N * depth * O;
+    if (training)
+        return s->blas_start + s->blas_depth * depth + work;
+    return s->infer_start + s->infer_depth * first + s->blas_depth * (depth - first) + work;
+}
+
+/* What else there is: of training that is more than a product, which is left to cuBLAS's. */
+static double other_time(const fbni_cuda_context *context, const fbn_layer_desc *desc, int64_t N,
+                         bool training)
+{
+    const double blas = blas_time(desc, N, training);
+
+    if (training)
+        return blas;
+    return fmin(blas, fbni_hopper_whole_time(context, fbni_cuda_hopper_kind(desc), N,
+                                             desc->in_features, desc->out_features));
 }
 
 const char *fbni_small_refuse_speed(const fbni_cuda_context *context, const fbn_layer_desc *desc,
@@ -67,8 +84,9 @@ const char *fbni_small_refuse_speed(const fbni_cuda_context *context, const fbn_
         return "the copy engine needs rows of a multiple of 16 bytes";
     if (clusters * cluster > context->queue.processors)
         return "its blocks do not find place at once";
-    return own_time(desc, cluster, batch, training) > 0.95 * blas_time(desc, batch, training)
-               ? "cuBLAS and a kernel behind it are faster at this size"
+    return own_time(desc, cluster, batch, training) >
+                   0.95 * other_time(context, desc, batch, training)
+               ? "several launches are faster at this size"
                : NULL;
 }
 
@@ -100,7 +118,7 @@ fbn_status fbni_small_allow(fbni_cuda_context *c, const fbn_layer_desc *desc)
     if (status != FBN_OK)
         return status;
     status = fbni_cuda_check(c->host, fbni_hopper_allow_small(fbni_cuda_hopper_kind(desc)),
-                             "the shared memory of train_small");
+                             "the shared memory of small_layer");
     fbni_cuda_leave(c);
     return status;
 }
@@ -128,7 +146,7 @@ fbn_status fbni_small_forward(fbni_cuda_context *context, const fbni_forward_pro
                     map_operand(context, &call.w_map, call.weight, call.I, call.O, call.ldw, size,
                                 FBNI_SMALL_FEATURES);
     return fbni_cuda_check(
-        context->host, fbni_hopper_small(&context->queue, &call, features, finish), "train_small");
+        context->host, fbni_hopper_small(&context->queue, &call, features, finish), "small_layer");
 }
 
 #else

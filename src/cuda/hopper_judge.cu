@@ -107,8 +107,7 @@ __global__ void __launch_bounds__(BLOCK) hopper_judge(fbni_hopper_judgement j)
 
 cudaError_t fbni_hopper_judge(const fbni_cuda_queue *queue, const fbni_hopper_judgement *j)
 {
-    const int64_t alone = least(ceil_div(j->ld, COLUMNS), (int64_t)65535); /* nobody adds them up */
-    const int64_t blocks = j->control ? judges_of(j->ld) : alone;
+    const int64_t blocks = j->control ? judges_of(j->ld) : ceil_div(j->ld, COLUMNS);
 
     return launch_ahead(hopper_judge, (unsigned)blocks, BLOCK, queue, 0, *j);
 }

@@ -61,8 +61,8 @@ typedef struct fbni_hopper_product {
     int band;     /* pairs of feature tiles that are done together */
     int clusters; /* that multiply */
     int64_t N, O, I;
-    /* The depth in so many slices of as many blocks of 64 (the last ones may be short); 0: one.
-     * The result has the products of each slice, one behind the other, N rows in all: those of x up
+    /* Of FBNI_HOPPER_TF32 and FBNI_HOPPER_FP32, with nothing that follows: the depth in so many
+     * slices of as many blocks of 64 (the last ones may be short); 0: one. The result has the products of each slice, one behind the other, N rows in all: those of x up
      * to a multiple of columns, for each. Without exponents, moments, or anything but u. */
     int slices;
     /* Operands: dimensions (depth, rows, parts); boxes (64, 128, 1) and (64, columns / 2, 1); w of
@@ -159,7 +159,7 @@ cudaError_t fbni_hopper_finish_held(const fbni_cuda_queue *queue,
 
 /* ---- whether f16 will do (hopper_judge.cu) ---- */
 
-/* Blocks of the judge at most, and the columns that one takes together. */
+/* Blocks of the judge at most, where there is a control, and the columns that one takes together. */
 enum { FBNI_HOPPER_JUDGES = 128, FBNI_HOPPER_JUDGED = 64 };
 
 typedef struct fbni_hopper_control {

@@ -70,7 +70,7 @@ cudaError_t fbni_hopper_multiply(const fbni_cuda_queue *queue, const fbni_hopper
     const int slices = p->slices ? p->slices : 1;
     product_arguments a = {};
 
-    if (!v)
+    if (!v || (slices > 1 && (p->kind == FBNI_HOPPER_DIRECT || v->form != PLAIN)))
         return cudaErrorInvalidValue;
     a.N = p->N;
     a.O = p->O;

@@ -134,7 +134,7 @@ __device__ inline vector16 largest_of(const vector16 &a, const vector16 &b)
 
 /* ---- the judge ---- */
 
-/* Its blocks. */
+/* Its blocks, where somebody adds them up. */
 __host__ __device__ inline int judges_of(int64_t ld)
 {
     const int64_t blocks = (ld + FBNI_HOPPER_JUDGED - 1) / FBNI_HOPPER_JUDGED;
