@@ -39,13 +39,22 @@ struct running_state {
     double mean, var, momentum;
 };
 
+/* The statistics alone. */
+template <typename R>
+__device__ inline running_state frozen_state_of(const fbni_cuda_features &a, int64_t j)
+{
+    running_state r = {};
+    r.mean = (double)((const R *)a.running_mean)[j];
+    r.var = (double)((const R *)a.running_var)[j];
+    return r;
+}
+
 template <typename R>
 __device__ inline running_state running_of(const fbni_cuda_features &a, int64_t j)
 {
     running_state r = {};
     if (a.running_mean) {
-        r.mean = (double)((const R *)a.running_mean)[j];
-        r.var = (double)((const R *)a.running_var)[j];
+        r = frozen_state_of<R>(a, j);
         r.momentum =
             a.flags & FBN_CUMULATIVE_AVERAGE ? fbni_cumulative_momentum(*a.count) : a.momentum;
     }
@@ -97,6 +106,14 @@ __device__ inline bool is_beyond(double mean_low, double var)
     return IS_SINGLE<R> && (!isfinite(var) || (var < 0x1p-100 && (var > 0 || mean_low != 0)));
 }
 
+template <typename R>
+__device__ inline fbni_affine load_affine(const fbni_cuda_affine &from, int64_t j)
+{
+    const fbni_affine a = {((const R *)from.alpha)[j], ((const R *)from.c)[j],
+                           ((const R *)from.shift)[j]};
+    return a;
+}
+
 /* What the moments of u over the batch make of a feature. */
 struct trained {
     fbni_norm norm;
@@ -117,11 +134,11 @@ __device__ inline trained train_of(const fbni_cuda_features &a, const fbni_featu
 
 /* What frozen statistics make of a feature: norm and affine. */
 template <typename R>
-__device__ inline trained frozen_of(const fbni_cuda_features &a, const fbni_feature &f, double mean,
-                                    double var)
+__device__ inline trained frozen_of(const fbni_cuda_features &a, const fbni_feature &f,
+                                    running_state running)
 {
     trained to = {};
-    to.norm = fbni_norm_frozen(f, mean, var, a.eps, IS_SINGLE<R>);
+    to.norm = fbni_norm_frozen(f, running.mean, running.var, a.eps, IS_SINGLE<R>);
     to.affine = fbni_affine_of(f, to.norm, IS_SINGLE<R>);
     return to;
 }

@@ -104,10 +104,7 @@ __global__ void features_frozen(fbni_cuda_features a)
 {
     const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (j < a.O)
-        keep_frozen<R>(a, j,
-                       frozen_of<R>(a, feature_of<R>(a.params, j),
-                                    (double)((const R *)a.running_mean)[j],
-                                    (double)((const R *)a.running_var)[j]));
+        keep_frozen<R>(a, j, frozen_of<R>(a, feature_of<R>(a.params, j), frozen_state_of<R>(a, j)));
     if (j == 0)
         once(a, true);
 }

@@ -38,18 +38,6 @@ struct own_features {
         const int f = (int)threadIdx.x - (THREADS - 32); /* the last warp: the first has to fetch */
         return f >= 0 && f < owned && mine + f < O;
     }
-    __device__ static fbni_affine affine_at(const fbni_cuda_affine &from, int64_t j)
-    {
-        const fbni_affine affine = {((const float *)from.alpha)[j], ((const float *)from.c)[j],
-                                    ((const float *)from.shift)[j]};
-        return affine;
-    }
-    __device__ static running_state frozen_at(const fbni_cuda_features &from, int64_t j)
-    {
-        const running_state running = {((const float *)from.running_mean)[j],
-                                       ((const float *)from.running_var)[j], 0};
-        return running;
-    }
     /* Wanted much later. */
     template <bool TRAINS>
     __device__ void load(const arguments &a, trained_feature *features) const
@@ -58,12 +46,12 @@ struct own_features {
         if (!has_lane())
             return;
         if (!TRAINS && a.from.statistics == FBNI_SMALL_FOLDED) {
-            features[f].result.affine = affine_at(a.finish.affine, mine + f);
+            features[f].result.affine = load_affine<float>(a.finish.affine, mine + f);
             return;
         }
         features[f].parameters = feature_of<float>(a.features.params, mine + f);
-        features[f].running =
-            TRAINS ? running_of<float>(a.features, mine + f) : frozen_at(a.features, mine + f);
+        features[f].running = TRAINS ? running_of<float>(a.features, mine + f)
+                                     : frozen_state_of<float>(a.features, mine + f);
     }
     template <bool TRAINS>
     __device__ void keep(const arguments &a, const trained_feature *features) const
@@ -184,8 +172,7 @@ __device__ void finish_feature(const arguments &a, trained_feature &feature, con
     if (TRAINS)
         result = train_rows(a, feature.parameters, u, per_row);
     else if (a.from.statistics == FBNI_SMALL_FROZEN)
-        result = frozen_of<float>(a.features, feature.parameters, feature.running.mean,
-                                  feature.running.var);
+        result = frozen_of<float>(a.features, feature.parameters, feature.running);
     else
         result.affine = feature.result.affine;
     __syncwarp(); /* it has been read */
