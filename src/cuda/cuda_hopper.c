@@ -1,87 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The driver of the Hopper product (hopper_product.cuh, hopper_split.cu): its operands, their
- * memory, and the call.
+ * The driver of the Hopper product (hopper_product.cuh): the call, of the operands that
+ * cuda_hopper_operands.c makes.
  */
-#include <string.h>
-
 #include "cuda_hopper.h"
-
-/* ---- memory ---- */
-
-static bool is_float(fbni_hopper_kind kind)
-{
-    return kind != FBNI_HOPPER_F16 && kind != FBNI_HOPPER_BF16;
-}
-
-fbni_hopper_memory fbni_hopper_memory_of(fbni_hopper_kind kind, int64_t rows, int64_t I,
-                                         bool separate)
-{
-    const size_t matrix = (size_t)rows * (size_t)fbni_hopper_stride(I) * 2;
-    const size_t rescue = matrix * (size_t)fbni_hopper_parts(kind);
-    fbni_hopper_memory m = {0};
-
-    if (!is_float(kind)) {
-        m.parts = fbni_place(&m.total, matrix);
-        return m;
-    }
-    m.parts = fbni_place(&m.total, separate ? matrix * (kind == FBNI_HOPPER_FP32 ? 2 : 1) : rescue);
-    m.rescue = separate ? fbni_place(&m.total, rescue) : m.parts;
-    m.exponents = fbni_place(&m.total, (size_t)rows * sizeof(int));
-    m.largest = fbni_place(&m.total, (size_t)fbni_hopper_stride(I) * sizeof(unsigned));
-    return m;
-}
 
 #ifdef FBNI_HAVE_HOPPER
 
-/* ---- operands ---- */
-
-static fbni_hopper_operand operand_of(fbni_hopper_kind kind, const fbni_hopper_source *s, int64_t I,
-                                      bool separate)
-{
-    const fbni_hopper_memory m = fbni_hopper_memory_of(kind, s->rows, I, separate);
-    const fbni_hopper_operand operand = {
-        .rows = s->rows,
-        .from = s->p,
-        .ldfrom = s->ld,
-        .parts = (uint16_t *)(void *)(s->memory + m.parts),
-        .rescue = (uint16_t *)(void *)(s->memory + m.rescue),
-        .exponents = (int *)(void *)(s->memory + m.exponents),
-        .largest = (unsigned *)(void *)(s->memory + m.largest),
-    };
-    return operand;
-}
-
-static fbn_status split_operands(fbni_cuda_context *c, const fbni_hopper_split *split)
-{
-    cudaError_t error = fbni_hopper_split_operands(&c->queue, split);
-
-    if (error == cudaSuccess)
-        error = fbni_hopper_rescue_operands(&c->queue, split);
-    return fbni_cuda_check(c->host, error, "hopper_split");
-}
-
-/* An operand's copy, which the copy engine can read. */
-static fbn_status copy_operand(fbni_cuda_context *c, const fbni_hopper_source *s, int64_t I,
-                               size_t size)
-{
-    return fbni_cuda_check(c->host,
-                           cudaMemcpy2DAsync(s->memory, (size_t)fbni_hopper_stride(I) * size, s->p,
-                                             (size_t)s->ld * size, (size_t)I * size,
-                                             (size_t)s->rows, cudaMemcpyDefault, c->queue.stream),
-                           "an operand's copy");
-}
-
-fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind kind, int64_t I,
-                                       const fbni_hopper_source *s)
-{
-    fbni_hopper_split split = {.kind = kind, .I = I, .ld = fbni_hopper_stride(I)};
-
-    if (!is_float(kind))
-        return copy_operand(c, s, I, 2);
-    split.operand[1] = operand_of(kind, s, I, true);
-    return split_operands(c, &split);
-}
+/* ---- before the first call ---- */
 
 void fbni_hopper_count_clusters(fbni_cuda_context *c)
 {
@@ -112,21 +38,6 @@ fbn_status fbni_hopper_allow(fbni_cuda_context *c, fbni_hopper_kind kind)
     return status;
 }
 
-/* ---- operands that the copy engine can read ---- */
-
-/* An operand as it is, or a copy where the copy engine cannot read it. */
-static fbn_status readable_operand(fbni_cuda_context *c, const fbni_hopper_source *s, int64_t I,
-                                   size_t size, const void **p, int64_t *ld)
-{
-    *p = s->p;
-    *ld = s->ld;
-    if (s->p && fbni_hopper_is_mappable(s->p, s->ld, size))
-        return FBN_OK;
-    *p = s->memory;
-    *ld = fbni_hopper_stride(I);
-    return s->p ? copy_operand(c, s, I, size) : FBN_OK;
-}
-
 /* ---- the call ---- */
 
 /* Operands of the half types: one part each. */
@@ -135,10 +46,10 @@ static fbn_status map_halves(fbni_cuda_context *c, const fbni_hopper_call *call,
 {
     const void *x, *w;
     int64_t ldx, ldw;
-    fbn_status status = readable_operand(c, &call->x, call->I, 2, &x, &ldx);
+    fbn_status status = fbni_hopper_readable_operand(c, &call->x, call->I, 2, &x, &ldx);
 
     if (status == FBN_OK)
-        status = readable_operand(c, &call->w, call->I, 2, &w, &ldw);
+        status = fbni_hopper_readable_operand(c, &call->w, call->I, 2, &w, &ldw);
     if (status != FBN_OK)
         return status;
     if (fbni_hopper_map_operand(c, &p->x, x, call->I, call->N, ldx, 1,
@@ -176,8 +87,8 @@ static fbni_hopper_split split_of(const fbni_hopper_call *call)
         .kind = call->kind,
         .I = call->I,
         .ld = fbni_hopper_stride(call->I),
-        .operand = {operand_of(call->kind, &call->x, call->I, call->x.p == NULL),
-                    operand_of(call->kind, &call->w, call->I, call->w.p == NULL)},
+        .operand = {fbni_hopper_operand_of(call->kind, &call->x, call->I, call->x.p == NULL),
+                    fbni_hopper_operand_of(call->kind, &call->w, call->I, call->w.p == NULL)},
         .control = call->control,
     };
     return split;
@@ -201,7 +112,7 @@ static fbn_status map_floats(fbni_cuda_context *c, const fbni_hopper_call *call,
                              fbni_hopper_product *p)
 {
     const fbni_hopper_split split = split_of(call);
-    const fbn_status status = split_operands(c, &split);
+    const fbn_status status = fbni_hopper_make_parts(c, &split);
 
     return status == FBN_OK ? map_split(c, &split, call->kind, p) : status;
 }
@@ -406,7 +317,7 @@ static fbn_status call_direct(fbni_cuda_context *c, const fbni_hopper_call *call
     fbni_hopper_split beside;
     const void *w;
     int64_t ldw;
-    fbn_status status = readable_operand(c, &call->w, call->I, sizeof(float), &w, &ldw);
+    fbn_status status = fbni_hopper_readable_operand(c, &call->w, call->I, sizeof(float), &w, &ldw);
     cudaError_t error;
 
     if (status != FBN_OK)
@@ -450,7 +361,7 @@ fbn_status fbni_hopper_call_product(fbni_cuda_context *c, const fbni_hopper_call
 
     if (call->kind == FBNI_HOPPER_DIRECT)
         return call_direct(c, call);
-    status = is_float(call->kind) ? map_floats(c, call, &p) : map_halves(c, call, &p);
+    status = fbni_hopper_is_float(call->kind) ? map_floats(c, call, &p) : map_halves(c, call, &p);
     if (status == FBN_OK && call->following.pairs > 0)
         status = set_follow(c, call, &p);
     return status == FBN_OK ? multiply_call(c, call, &p) : status;
@@ -494,13 +405,6 @@ fbn_status fbni_hopper_finish(fbni_cuda_context *c, const fbni_cuda_finish *fini
                               const fbni_cuda_features *features)
 {
     (void)finish, (void)features;
-    return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
-}
-
-fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *c, fbni_hopper_kind kind, int64_t I,
-                                       const fbni_hopper_source *s)
-{
-    (void)kind, (void)I, (void)s;
     return c->host->fail(FBN_ERR_UNSUPPORTED, "%s", fbni_hopper_refuse_machine(c));
 }
 

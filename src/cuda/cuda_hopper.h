@@ -77,6 +77,8 @@ static inline int64_t fbni_hopper_stride(int64_t depth)
     return (depth + 31) / 32 * 32;
 }
 
+/* ---- operands (cuda_hopper_operands.c) ---- */
+
 /* One operand's memory, in bytes from where it begins: its parts, and for the float kinds exponents
  * and largest entries. separate: the bf16 parts do not share the place of the f16 ones. The same of
  * FBNI_HOPPER_TF32 and FBNI_HOPPER_DIRECT, between which each call may choose. */
@@ -92,6 +94,21 @@ typedef struct fbni_hopper_source {
     int64_t rows, ld;
     char *memory;
 } fbni_hopper_source;
+
+/* Where its parts are in its memory (fbni_hopper_memory_of). */
+fbni_hopper_operand fbni_hopper_operand_of(fbni_hopper_kind kind, const fbni_hopper_source *source,
+                                           int64_t I, bool separate);
+/* The parts of both operands, with the verdict and what it asks for. */
+fbn_status fbni_hopper_make_parts(fbni_cuda_context *context, const fbni_hopper_split *split);
+/* An operand as it is, or a copy in its memory where the copy engine cannot read it: *p and *ld. */
+fbn_status fbni_hopper_readable_operand(fbni_cuda_context *context,
+                                        const fbni_hopper_source *source, int64_t I, size_t size,
+                                        const void **p, int64_t *ld);
+/* Both kinds of parts of an operand, for good. */
+fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *context, fbni_hopper_kind kind, int64_t I,
+                                       const fbni_hopper_source *source);
+
+/* ---- the call (cuda_hopper.c) ---- */
 
 typedef struct fbni_hopper_call {
     fbni_hopper_kind kind;
@@ -132,10 +149,6 @@ typedef struct fbni_hopper_parts_call {
     int64_t ldu;
 } fbni_hopper_parts_call;
 fbn_status fbni_hopper_call_parts(fbni_cuda_context *context, const fbni_hopper_parts_call *call);
-/* Both kinds of parts of an operand, for good. */
-fbn_status fbni_hopper_prepare_operand(fbni_cuda_context *context, fbni_hopper_kind kind, int64_t I,
-                                       const fbni_hopper_source *source);
-
 /* ---- tensor maps (cuda_hopper_maps.c) ---- */
 
 /* Whether a map can have a matrix: where it begins, and from one row to the next. */
@@ -172,6 +185,7 @@ const char *fbni_hopper_refuse_backward_sizes(int64_t N, int64_t I, int64_t O);
 const char *fbni_hopper_refuse_backward_speed(const fbni_cuda_context *context,
                                               fbni_hopper_kind kind, int64_t N, int64_t I,
                                               int64_t O);
+
 typedef struct fbni_hopper_gradients {
     fbni_hopper_kind kind; /* TF32 or FP32 */
     int64_t N, I, O;

@@ -86,7 +86,7 @@ double fbni_hopper_whole_time(const fbni_cuda_context *context, fbni_hopper_kind
     const struct speed *s = &speeds[kind];
     double start = s->split_start, x = s->x_bytes, w = s->w_bytes;
 
-    if ((kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16) && I % 8 != 0) {
+    if (!fbni_hopper_is_float(kind) && I % 8 != 0) {
         start = 6; /* the copy engine cannot read such rows: two copies */
         x = w = 4;
     }
@@ -98,7 +98,7 @@ const char *fbni_hopper_refuse_speed(const fbni_cuda_context *context, fbni_hopp
                                      int64_t N, int64_t I, int64_t O)
 {
     /* What it saves: reading u once more; of the half types also that u has 32 bits both ways. */
-    const double bytes = kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16 ? 8 : 4;
+    const double bytes = fbni_hopper_is_float(kind) ? 4 : 8;
     const double saved = bytes * (double)N * (double)O / bandwidth;
     const double own = fbni_hopper_whole_time(context, kind, N, I, O);
 
@@ -159,8 +159,8 @@ static void hold(const fbni_cuda_context *context, fbni_hopper_kind kind, int64_
         .clusters = (int)(holders * pairs),
     };
 
-    if ((kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16) && I <= FBNI_HOPPER_HELD &&
-        held.holders > 0 && time_of(&held, kind, I) < time_of(best, kind, I))
+    if (!fbni_hopper_is_float(kind) && I <= FBNI_HOPPER_HELD && held.holders > 0 &&
+        time_of(&held, kind, I) < time_of(best, kind, I))
         *best = held;
 }
 
@@ -256,7 +256,7 @@ fbni_cuda_following fbni_hopper_following_of(const fbni_cuda_context *context,
 {
     const fbni_hopper_tiles t = fbni_hopper_tiles_of(context, kind, N, I, O);
     const int64_t pairs = (O + FBNI_HOPPER_PAIR - 1) / FBNI_HOPPER_PAIR, all = pairs * t.count;
-    const double size = kind == FBNI_HOPPER_F16 || kind == FBNI_HOPPER_BF16 ? 2 : 4;
+    const double size = fbni_hopper_is_float(kind) ? 4 : 2;
     const double whole = product_time(context, kind, N, I, O);
     const double cost = follow_start + follow_tile * (double)t.count +
                         (double)N * FBNI_HOPPER_PAIR * size / follow_rate;

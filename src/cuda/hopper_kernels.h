@@ -228,6 +228,11 @@ cudaError_t fbni_hopper_sample(const fbni_cuda_queue *queue, const fbni_hopper_o
 /* The verdict; and where f16 will not do, the bf16 parts in its place. */
 cudaError_t fbni_hopper_rescue_operands(const fbni_cuda_queue *queue,
                                         const fbni_hopper_split *split);
+/* Whether operands are float, and come in parts. */
+static inline int fbni_hopper_is_float(fbni_hopper_kind kind)
+{
+    return kind != FBNI_HOPPER_F16 && kind != FBNI_HOPPER_BF16;
+}
 /* Whether float operands are f16's hi alone. */
 static inline int fbni_hopper_is_single(fbni_hopper_kind kind)
 {
