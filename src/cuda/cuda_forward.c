@@ -47,6 +47,15 @@ fbn_status fbni_cuda_finish_rows(fbni_cuda_context *context, const fbni_cuda_fin
                            "softmax_online");
 }
 
+/* After one launch that has made y, unless that takes whole rows of u. */
+static fbn_status finish_rest(const forward_job *job)
+{
+    if (!fbni_is_rowwise(job->finish.activation))
+        return FBN_OK;
+    return fbni_cuda_finish_rows(job->context, &job->finish,
+                                 job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
+}
+
 static fbn_status train_slab(const forward_job *job)
 {
     const fbni_cuda_queue *queue = &job->context->queue;
@@ -54,10 +63,7 @@ static fbn_status train_slab(const forward_job *job)
         fbni_cuda_check(job->context->host,
                         fbni_cuda_train_slab(queue, &job->features, &job->finish), "train_slab");
 
-    if (status != FBN_OK || !fbni_is_rowwise(job->finish.activation))
-        return status;
-    return fbni_cuda_finish_rows(job->context, &job->finish,
-                                 job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
+    return status == FBN_OK ? finish_rest(job) : status;
 }
 
 /* The first features, of float, are y already. */
@@ -183,10 +189,7 @@ static fbn_status run_small(const forward_job *job, fbni_small_statistics statis
         fbni_small_forward(job->context, &job->product, statistics, &job->features, &job->finish,
                            job->args->saved != NULL);
 
-    if (status != FBN_OK || !fbni_is_rowwise(job->finish.activation))
-        return status;
-    return fbni_cuda_finish_rows(job->context, &job->finish,
-                                 job->layer->choice.row[FBNI_CUDA_SOFTMAX]);
+    return status == FBN_OK ? finish_rest(job) : status;
 }
 
 static fbn_status run_training(forward_job *job)

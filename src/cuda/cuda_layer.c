@@ -211,18 +211,7 @@ static void log_tiles(const fbni_cuda_layer *l)
     }
 }
 
-static void log_inference(const fbni_cuda_layer *l)
-{
-    const char *refusal = NULL;
-
-    if (l->choice.row[FBNI_CUDA_TRAIN] != FBNI_CUDA_TRAIN_SMALL)
-        return;
-    if (!l->choice.named[FBNI_CUDA_TRAIN])
-        refusal = fbni_small_refuse_speed(l->context, &l->desc, l->desc.max_batch, false);
-    l->context->host->log("inference: %s", refusal ? refusal : "one launch");
-}
-
-/* The same of the backward's products, where they are divided. */
+/* What it makes of the backward's products, where they are divided. */
 static void log_slices(const fbni_cuda_layer *l)
 {
     const int64_t N = l->desc.max_batch, I = l->desc.in_features, O = l->desc.out_features;
@@ -237,6 +226,18 @@ static void log_slices(const fbni_cuda_layer *l)
         l->context->host->log("dx: the depth of %lld in %d slices", (long long)O, dx.slices);
     if (dw.slices > 1)
         l->context->host->log("dW: the depth of %lld in %d slices", (long long)N, dw.slices);
+}
+
+/* Whether a small layer's largest batch takes one launch in inference too. */
+static void log_inference(const fbni_cuda_layer *l)
+{
+    const char *refusal = NULL;
+
+    if (l->choice.row[FBNI_CUDA_TRAIN] != FBNI_CUDA_TRAIN_SMALL)
+        return;
+    if (!l->choice.named[FBNI_CUDA_TRAIN])
+        refusal = fbni_small_refuse_speed(l->context, &l->desc, l->desc.max_batch, false);
+    l->context->host->log("inference: %s", refusal ? refusal : "one launch");
 }
 
 static fbn_status allow_kernels(fbni_cuda_context *c, const fbn_layer_desc *desc,
@@ -283,8 +284,8 @@ fbn_status fbni_cuda_layer_create(void **layer, void *context, const fbn_layer_d
     c->host->log("%lld x %lld -> %lld: %s", (long long)desc->max_batch,
                  (long long)desc->in_features, (long long)desc->out_features, l->text);
     log_tiles(l);
-    log_inference(l);
     log_slices(l);
+    log_inference(l);
     *layer = l;
     return FBN_OK;
 }

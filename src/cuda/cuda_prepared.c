@@ -2,9 +2,9 @@
  *
  * Folding a layer into the plain linear layer that equals it in inference, and serving.
  *
- * A prepared layer holds a copy of W and the features' alpha, c and shift:
- * y = act(alpha (x W^T - c) + shift) is one product, in the data's own type on tensor cores, which
- * ends in y or is followed by one pass over y. Folding alpha into W first would cost half types a wider product.
+ * A prepared layer holds a copy of W and the features' alpha, c and shift: y = act(alpha (x W^T -
+ * c) + shift) is one product, in the data's own type on tensor cores, which ends in y or is
+ * followed by one pass over y. Folding alpha into W first would cost half types a wider product.
  */
 #include <string.h>
 

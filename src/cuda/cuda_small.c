@@ -103,7 +103,7 @@ static bool map_operand(const fbni_cuda_context *c, CUtensorMap *map, const void
     const CUtensorMapDataType type =
         size == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT32;
 
-    if ((uintptr_t)p % 16 != 0 || (size_t)ld * size % 16 != 0)
+    if (!fbni_hopper_is_mappable(p, ld, size))
         return false;
     return c->encode_map(map, type, 3, (void *)(uintptr_t)p, dimensions, strides, box, steps,
                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
